@@ -1,0 +1,1 @@
+"""The terminal application (luna-tui) and the headless command line (luna)."""
