@@ -1,0 +1,302 @@
+"""Frames of protocol 1: bytes on a stream <-> a checked header and raw segments. No torch, no knowledge of commands.
+
+A frame is a 4-byte big-endian length N, N bytes of UTF-8 JSON (one object), then the bytes of its inline segments in
+listed order with nothing between. Everything a peer claims is checked before anything is allocated for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+LENGTH_BYTES = 4
+HEADER_BYTES_MAX = 65_536
+HELLO_BYTES_MAX = 4_096
+DEPTH_MAX = 16
+VALUES_MAX = 4_096
+INTEGER_MAX = 2**53
+SEGMENTS_MAX = 256
+DIMENSIONS_MAX = 8
+NAME_LENGTH_MAX = 128
+MIB = 1024 * 1024
+
+ITEM_BYTES: Mapping[str, int] = {
+    "f64": 8,
+    "f32": 4,
+    "f16": 2,
+    "bf16": 2,
+    "f8_e4m3": 1,
+    "f8_e5m2": 1,
+    "i64": 8,
+    "i32": 4,
+    "u8": 1,
+    "bool": 1,
+}
+
+_SEGMENT_KEYS = frozenset({"name", "dtype", "shape", "nbytes", "via", "ref"})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one side accepts; the daemon's own are in its welcome."""
+
+    header_bytes: int = HEADER_BYTES_MAX
+    payload_in_bytes: int = 256 * MIB
+    payload_out_bytes: int = 2048 * MIB
+    connection_requests: int = 32
+    connection_bytes: int = 512 * MIB
+    total_requests: int = 512
+    total_bytes: int = 512 * MIB
+    connections: int = 128
+    unauthenticated: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WireTensor:
+    """A named tensor as bytes: little-endian, C order.
+
+    Attributes:
+        name: the name by which the body refers to it, unique in its frame.
+        dtype: one of `ITEM_BYTES`.
+        shape: up to eight sizes; ``()`` is a scalar.
+        data: exactly ``nbytes`` bytes, one-dimensional, format ``B``.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size in bytes."""
+        return self.data.nbytes
+
+    @classmethod
+    def of_bytes(cls, name: str, data: bytes | bytearray | memoryview) -> WireTensor:
+        """Wrap plain bytes as a one-dimensional u8 tensor without copying."""
+        view = memoryview(data).cast("B")
+        return cls(name, "u8", (view.nbytes,), view)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The checked announcement of one tensor in a header."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+    def announce(self) -> dict[str, Any]:
+        """Return the header's record of this segment."""
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "nbytes": self.nbytes,
+            "via": "inline",
+        }
+
+
+def broken(message: str) -> DaemonError:
+    """Return the error of a frame after which the stream cannot be trusted."""
+    return DaemonError("frame-invalid", message)
+
+
+def tensor_bytes(dtype: str, shape: Iterable[int]) -> int:
+    """Return product(shape) x itemsize in unbounded integers."""
+    return math.prod(shape) * ITEM_BYTES[dtype]
+
+
+def header_length(prefix: bytes | bytearray | memoryview, limit: int = HEADER_BYTES_MAX) -> int:
+    """Return N from the first four bytes of a frame.
+
+    Raises:
+        DaemonError: ``frame-invalid`` if N is 0 or above the limit (as the start of an HTTP request line is).
+    """
+    length = int.from_bytes(prefix[:LENGTH_BYTES], "big")
+    if not 1 <= length <= limit:
+        raise broken(f"a header of {length} bytes was announced, 1 to {limit} are accepted")
+    return length
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) != len(pairs):
+        raise broken("an object repeats a key")
+    return record
+
+
+def _constant(name: str) -> float:
+    raise broken(f"{name} is no JSON number")
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+_encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def decode_header(raw: bytes | bytearray | memoryview) -> dict[str, Any]:
+    """Parse and check the JSON of a header.
+
+    Returns:
+        One object: no repeated keys, no NaN or infinity, at most 16 deep and 4,096 values, integers within +-2**53,
+        strings that are valid Unicode.
+
+    Raises:
+        DaemonError: ``frame-invalid``.
+    """
+    try:
+        header = _decoder.decode(str(raw, "utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise broken(f"the header is no JSON in UTF-8: {type(error).__name__}") from error
+    if not isinstance(header, dict):
+        raise broken("the header is no JSON object")
+    _check_values(header)
+    return header
+
+
+def _check_values(header: dict[str, Any]) -> None:
+    level: list[Any] = [header]
+    depth = values = 0
+    while level:
+        depth += 1
+        if depth > DEPTH_MAX:
+            raise broken(f"the header is nested deeper than {DEPTH_MAX}")
+        following: list[Any] = []
+        for container in level:
+            children = container.values() if isinstance(container, dict) else container
+            if isinstance(container, dict):
+                _check_keys(container)
+            values += len(children)
+            if values > VALUES_MAX:
+                raise broken(f"the header holds more than {VALUES_MAX} values")
+            for child in children:
+                if isinstance(child, (dict, list)):
+                    following.append(child)
+                else:
+                    _check_scalar(child)
+        level = following
+
+
+def _check_keys(record: dict[str, Any]) -> None:
+    for key in record:
+        if not key.isascii():
+            _check_scalar(key)
+
+
+def _check_scalar(value: object) -> None:
+    if isinstance(value, str):
+        if not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise broken("a string holds half a surrogate pair") from error
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise broken("a number is too large")
+    elif isinstance(value, int) and not -INTEGER_MAX <= value <= INTEGER_MAX:
+        raise broken("an integer is outside +-2**53")
+
+
+def decode_segments(header: Mapping[str, Any], payload_limit: int) -> tuple[Segment, ...]:
+    """Check the announced segments of a header.
+
+    Args:
+        header: from `decode_header`.
+        payload_limit: most bytes of all segments together.
+
+    Raises:
+        DaemonError: ``frame-invalid`` for a malformed list, a name used twice, or an nbytes that is not
+            product(shape) x itemsize; ``payload-too-large`` above the limit.
+    """
+    records = header.get("segments")
+    if records is None:
+        return ()
+    if not isinstance(records, list) or len(records) > SEGMENTS_MAX:
+        raise broken(f"segments must be a list of at most {SEGMENTS_MAX}")
+    segments = tuple(_segment(record, index) for index, record in enumerate(records))
+    if len({segment.name for segment in segments}) != len(segments):
+        raise broken("two segments have the same name")
+    total = sum(segment.nbytes for segment in segments)
+    if total > payload_limit:
+        raise DaemonError(
+            "payload-too-large",
+            f"{total} bytes of tensors in one message, {payload_limit} are accepted",
+            "send fewer images at a time",
+        )
+    return segments
+
+
+def _segment(record: object, index: int) -> Segment:
+    place = f"segments[{index}]"
+    if not isinstance(record, dict) or not record.keys() <= _SEGMENT_KEYS:
+        raise broken(f"{place} is no segment")
+    name, dtype, shape, nbytes = (record.get(key) for key in ("name", "dtype", "shape", "nbytes"))
+    if not isinstance(name, str) or not 1 <= len(name) <= NAME_LENGTH_MAX:
+        raise broken(f"{place}.name must be a text of 1 to {NAME_LENGTH_MAX} characters")
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise broken(f"{place}.dtype is none of {' '.join(ITEM_BYTES)}")
+    if not isinstance(shape, list) or len(shape) > DIMENSIONS_MAX or not all(map(_is_size, shape)):
+        raise broken(f"{place}.shape must be at most {DIMENSIONS_MAX} sizes, each 0 or more")
+    if not _is_size(nbytes) or nbytes != tensor_bytes(dtype, shape):
+        raise broken(f"{place}.nbytes is not what {dtype} {shape} takes")
+    if record.get("via") != "inline" or record.get("ref") is not None:
+        raise broken(f"{place}.via must be inline on this connection")
+    return Segment(name, dtype, tuple(shape), nbytes)
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def encode_frame(
+    header: Mapping[str, Any], tensors: Sequence[WireTensor] = (), limit: int = HEADER_BYTES_MAX
+) -> list[memoryview]:
+    """Return the buffers of one frame in order; tensor bytes are not copied.
+
+    Raises:
+        DaemonError: ``request-invalid`` if the header outgrows the limit; ``tensor-invalid`` if a tensor's data and
+            its dtype and shape disagree, or there are too many.
+    """
+    record = dict(header)
+    if tensors:
+        if len(tensors) > SEGMENTS_MAX:
+            raise DaemonError("tensor-invalid", f"{len(tensors)} tensors in one message, {SEGMENTS_MAX} fit")
+        record["segments"] = [_announcement(tensor) for tensor in tensors]
+    raw = _encoder.encode(record).encode()
+    if len(raw) > limit:
+        raise DaemonError(
+            "request-invalid",
+            f"the header of this message takes {len(raw)} bytes, {limit} fit",
+            "send fewer items or shorter texts in one request",
+        )
+    prefixed = len(raw).to_bytes(LENGTH_BYTES, "big") + raw
+    return [memoryview(prefixed), *(tensor.data.cast("B") for tensor in tensors if tensor.nbytes)]
+
+
+def _announcement(tensor: WireTensor) -> dict[str, Any]:
+    if tensor.dtype not in ITEM_BYTES or tensor.nbytes != tensor_bytes(tensor.dtype, tensor.shape):
+        raise DaemonError(
+            "tensor-invalid",
+            f"{tensor.name}: {tensor.nbytes} bytes are no {tensor.dtype} {list(tensor.shape)}",
+        )
+    return Segment(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes).announce()
+
+
+def tensors_in(segments: Sequence[Segment], payload: memoryview) -> dict[str, WireTensor]:
+    """Cut a received payload into its tensors, by name, without copying."""
+    tensors: dict[str, WireTensor] = {}
+    offset = 0
+    for segment in segments:
+        data = payload[offset : offset + segment.nbytes]
+        tensors[segment.name] = WireTensor(segment.name, segment.dtype, segment.shape, data)
+        offset += segment.nbytes
+    return tensors

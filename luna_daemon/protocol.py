@@ -1,0 +1,338 @@
+"""The one table of commands of protocol 1: bodies, lanes, segments, errors. Both sides and the docs page come from it.
+
+Must not import torch, sockets or the engine. The bodies live in messages, model_messages, encode_messages and
+status_messages; this module re-exports what belongs to the wire.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luna_daemon.encode_messages import (
+    Encoded,
+    EncodedItem,
+    EncodeText,
+    EncodeTokens,
+    Image,
+    Latent,
+    LoraUse,
+    ResultForm,
+    TextItem,
+    Tile,
+    TokenItem,
+    TokenRows,
+    VaeDecode,
+    VaeEncode,
+)
+from luna_daemon.fields import Body, Fields, decode_body, plain
+from luna_daemon.frames import Limits, WireTensor
+from luna_daemon.messages import (
+    MAGIC,
+    PROTOCOL,
+    Auth,
+    Cancel,
+    Cancelled,
+    Challenge,
+    ClientInfo,
+    CudaOffer,
+    DeviceInfo,
+    Did,
+    Downgrade,
+    Hello,
+    Ping,
+    Pong,
+    Shutdown,
+    ShutdownReply,
+    TensorOffer,
+    Timing,
+    Welcome,
+)
+from luna_daemon.model_messages import (
+    DescribeModel,
+    Description,
+    EncoderFacts,
+    Expect,
+    FileRow,
+    ListModels,
+    Loaded,
+    LoadModel,
+    ModelFacts,
+    ModelList,
+    Part,
+    PutModel,
+    PutReply,
+    SetRow,
+    Unloaded,
+    UnloadModel,
+    VaeFacts,
+)
+from luna_daemon.status_messages import (
+    CacheStatus,
+    ClientStatus,
+    DaemonStatus,
+    DeviceStatus,
+    EngineSnapshot,
+    LaneStatus,
+    PartStatus,
+    SetStatus,
+    StatusRequest,
+    Totals,
+)
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "COMMANDS",
+    "MAGIC",
+    "PROTOCOL",
+    "Auth",
+    "Body",
+    "CacheStatus",
+    "Cancel",
+    "Cancelled",
+    "Challenge",
+    "ClientInfo",
+    "ClientStatus",
+    "Command",
+    "CudaOffer",
+    "DaemonStatus",
+    "DescribeModel",
+    "Description",
+    "DeviceInfo",
+    "DeviceStatus",
+    "Did",
+    "Downgrade",
+    "EncodeText",
+    "EncodeTokens",
+    "Encoded",
+    "EncodedItem",
+    "EncoderFacts",
+    "EngineSnapshot",
+    "Expect",
+    "Fields",
+    "FileRow",
+    "Hello",
+    "Image",
+    "Lane",
+    "LaneStatus",
+    "Latent",
+    "Limits",
+    "ListModels",
+    "LoadModel",
+    "Loaded",
+    "LoraUse",
+    "ModelFacts",
+    "ModelList",
+    "Part",
+    "PartStatus",
+    "Ping",
+    "Pong",
+    "PutModel",
+    "PutReply",
+    "ResultForm",
+    "SegmentRule",
+    "SetRow",
+    "SetStatus",
+    "Shutdown",
+    "ShutdownReply",
+    "StatusRequest",
+    "TensorOffer",
+    "TextItem",
+    "Tile",
+    "Timing",
+    "TokenItem",
+    "TokenRows",
+    "Totals",
+    "UnloadModel",
+    "Unloaded",
+    "VaeDecode",
+    "VaeEncode",
+    "VaeFacts",
+    "Welcome",
+    "WireTensor",
+    "check_tensors",
+    "decode_body",
+    "plain",
+]
+
+CONNECTION_ERRORS = frozenset({"protocol-mismatch", "daemon-auth", "frame-invalid", "payload-too-large"})
+LANE_ERRORS = frozenset({"daemon-busy", "daemon-draining", "daemon-timeout", "cancelled", "device-lost"})
+SET_ERRORS = frozenset({"model-missing", "daemon-model-changed", "service-not-here", "out-of-memory"})
+FLOATS = ("f32", "f16")
+
+
+class Lane(enum.Enum):
+    """Who answers: the connection's reader, the loader thread, or the executor of the device."""
+
+    NOW = "now"
+    LOAD = "load"
+    DEVICE = "device"
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentRule:
+    """A tensor that a command takes or gives: its name, dtypes and numbers of dimensions."""
+
+    name: str
+    dtypes: tuple[str, ...]
+    dimensions: tuple[int, ...]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One row of the table.
+
+    Attributes:
+        errors: own codes; `all_errors` adds those of the lane and of a ``set``.
+        takes, gives: fixed segments. ``named_by_body`` commands take the segments that their items name.
+        reply_as_json: the reply may outgrow a header and travels as one u8 segment ``json``.
+        repeatable: the client may send it again after a lost connection.
+    """
+
+    name: str
+    request: type[Body]
+    reply: type[Body]
+    lane: Lane
+    summary: str
+    errors: frozenset[str] = frozenset()
+    takes: tuple[SegmentRule, ...] = ()
+    gives: tuple[SegmentRule, ...] = ()
+    named_by_body: bool = False
+    reply_as_json: bool = False
+    repeatable: bool = True
+
+    @property
+    def all_errors(self) -> frozenset[str]:
+        """Return every code this command may answer besides those that close the connection."""
+        lane = LANE_ERRORS | {"daemon-loading"} if self.lane is not Lane.NOW else frozenset()
+        has_set = "set" in getattr(self.request, "__slots__", ())
+        return (
+            self.errors
+            | lane
+            | (SET_ERRORS if has_set else frozenset())
+            | {"request-invalid", "tensor-invalid", "internal"}
+        )
+
+
+def _row(
+    name: str, request: type[Body], reply: type[Body], lane: Lane, summary: str, errors: str = "", **more: Any
+) -> Command:
+    return Command(name, request, reply, lane, summary, frozenset(errors.split()), **more)
+
+
+_NAMES = SegmentRule("names", ("u8",), (1,))
+_ROWS = (
+    _row(
+        "hello",
+        Hello,
+        Challenge,
+        Lane.NOW,
+        "First message; a Unix socket answers with the welcome at once.",
+        "protocol-mismatch daemon-auth",
+        repeatable=False,
+    ),
+    _row("auth", Auth, Welcome, Lane.NOW, "TCP: the client's proof of the token.", "daemon-auth", repeatable=False),
+    _row("ping", Ping, Pong, Lane.NOW, "Sign of life."),
+    _row("status", StatusRequest, DaemonStatus, Lane.NOW, "What the daemon is, holds and does.", reply_as_json=True),
+    _row("cancel", Cancel, Cancelled, Lane.NOW, "Give up one request of this connection.", repeatable=False),
+    _row("shutdown", Shutdown, ShutdownReply, Lane.NOW, "Finish what is queued, close, exit 0.", repeatable=False),
+    _row(
+        "list_models", ListModels, ModelList, Lane.NOW, "Loaded sets and the files under the roots.", reply_as_json=True
+    ),
+    _row("describe_model", DescribeModel, Description, Lane.LOAD, "Facts and tensor names of a set.", gives=(_NAMES,)),
+    _row(
+        "load_model",
+        LoadModel,
+        Loaded,
+        Lane.LOAD,
+        "Load a set from files or put models.",
+        "wrong-type component-missing model-unsupported precision-unsupported file-damaged path-outside "
+        "model-missing daemon-model-changed service-not-here out-of-memory",
+    ),
+    _row(
+        "put_model",
+        PutModel,
+        PutReply,
+        Lane.LOAD,
+        "Send a model that has no file on the daemon's side.",
+        "payload-too-large file-damaged out-of-memory",
+        takes=(SegmentRule("bytes", ("u8",), (1,), optional=True),),
+    ),
+    _row("unload_model", UnloadModel, Unloaded, Lane.LOAD, "Give a set's memory back.", "model-in-use"),
+    _row(
+        "encode_tokens",
+        EncodeTokens,
+        Encoded,
+        Lane.DEVICE,
+        "Token rows to conditioning.",
+        "token-invalid lora-missing model-unsupported component-missing",
+        named_by_body=True,
+    ),
+    _row(
+        "encode_text",
+        EncodeText,
+        Encoded,
+        Lane.DEVICE,
+        "Text to conditioning with the daemon's tokenizer.",
+        "tokenizer-missing embedding-missing lora-missing model-unsupported component-missing",
+    ),
+    _row(
+        "vae_encode",
+        VaeEncode,
+        Latent,
+        Lane.DEVICE,
+        "Pixels to latent.",
+        "image-shape latent-mismatch value-range component-missing",
+        takes=(SegmentRule("pixels", FLOATS, (4, 5)),),
+        gives=(SegmentRule("latent", FLOATS, (4, 5)),),
+    ),
+    _row(
+        "vae_decode",
+        VaeDecode,
+        Image,
+        Lane.DEVICE,
+        "Latent to pixels.",
+        "latent-mismatch value-range component-missing model-unsupported",
+        takes=(SegmentRule("latent", FLOATS, (4, 5)),),
+        gives=(SegmentRule("image", FLOATS, (4,)),),
+    ),
+)
+COMMANDS: Mapping[str, Command] = {row.name: row for row in _ROWS}
+
+
+def check_tensors(command: Command, body: Body, tensors: Mapping[str, WireTensor]) -> None:
+    """Check that exactly the segments that a request needs are there, with the right dtype and dimensions.
+
+    Raises:
+        DaemonError: ``tensor-invalid`` naming the segment.
+    """
+    if command.named_by_body:
+        wanted: tuple[str, ...] = body.segments()  # type: ignore[attr-defined]  # what named_by_body promises
+        optional: set[str] = set()
+    else:
+        wanted = tuple(rule.name for rule in command.takes)
+        optional = {rule.name for rule in command.takes if rule.optional}
+    missing = set(wanted) - optional - tensors.keys()
+    surplus = tensors.keys() - set(wanted)
+    if missing or surplus:
+        word, name = ("missing", min(missing)) if missing else ("not expected", min(surplus))
+        raise DaemonError("tensor-invalid", f"segment {name!r} is {word}", details={"segment": name})
+    for rule in command.takes:
+        if rule.name in tensors:
+            _check_rule(rule, tensors[rule.name])
+
+
+def _check_rule(rule: SegmentRule, tensor: WireTensor) -> None:
+    if tensor.dtype not in rule.dtypes or len(tensor.shape) not in rule.dimensions:
+        dimensions = " or ".join(map(str, rule.dimensions))
+        raise DaemonError(
+            "tensor-invalid",
+            f"segment {rule.name!r}: expected {' or '.join(rule.dtypes)} with {dimensions} dimensions, "
+            f"found {tensor.dtype} {list(tensor.shape)}",
+            details={"segment": rule.name},
+        )
