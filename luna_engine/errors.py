@@ -52,9 +52,7 @@ class LunaError(Exception):
     def __str__(self) -> str:
         place = ""
         if self.file is not None:
-            place = (
-                ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None) + ": "
-            )
+            place = ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None) + ": "
         hint = f" ({self.hint})" if self.hint else ""
         return f"{place}{self.code}: {self.message}{hint}"
 

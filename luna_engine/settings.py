@@ -169,7 +169,7 @@ def _build(kind: type[Any], data: Mapping[str, Any], prefix: str, problems: list
     return kind(**values)
 
 
-def _convert(hint: Any, value: Any, key: str, problems: list[Problem]) -> tuple[bool, Any]:  # noqa: PLR0911 - one per kind
+def _convert(hint: Any, value: Any, key: str, problems: list[Problem]) -> tuple[bool, Any]:
     origin = typing.get_origin(hint)
     if origin is types.UnionType or origin is typing.Union:
         inner = next(part for part in typing.get_args(hint) if part is not type(None))
@@ -207,9 +207,7 @@ def save_daemon(name: str, instance: DaemonInstance, path: Path | None = None) -
         SettingsError: the existing file is no TOML (it is left as it was).
     """
     document, path = _document(path)
-    table = tomlkit_table(
-        {key: value for key, value in dataclasses.asdict(instance).items() if value is not None}
-    )
+    table = tomlkit_table({key: value for key, value in dataclasses.asdict(instance).items() if value is not None})
     daemons = document.setdefault("daemons", _tomlkit().table(is_super_table=True))
     daemons[name] = table
     _write(document, path)

@@ -51,9 +51,7 @@ class Output:
 
 def now() -> str:
     """Return the time as RFC 3339 in UTC, to the millisecond."""
-    return (
-        datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def output() -> Output:
@@ -64,7 +62,7 @@ def output() -> Output:
 
 
 def _set(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value not in {None, False, 0}:
+    if value:
         setattr(context.ensure_object(Output), str(parameter.name).replace("json_", "json"), value)
 
 
@@ -72,7 +70,7 @@ def global_options(command: Callable[P, T]) -> Callable[P, T]:
     """Add the options that may stand before or behind any verb."""
     options = [
         click.option(
-            "--json", "json_", is_flag=True, expose_value=False, callback=_set, help="Data as JSON on stdout."
+            "--json", "json_", is_flag=True, expose_value=False, callback=_set, help="JSON on stdout."
         ),
         click.option(
             "--progress",
@@ -81,18 +79,10 @@ def global_options(command: Callable[P, T]) -> Callable[P, T]:
             callback=_set,
             help="How progress is shown on stderr.",
         ),
-        click.option(
-            "--yes", is_flag=True, expose_value=False, callback=_set, help="Answer questions with yes."
-        ),
-        click.option(
-            "--readonly", is_flag=True, expose_value=False, callback=_set, help="Refuse every change."
-        ),
-        click.option(
-            "-q", "--quiet", is_flag=True, expose_value=False, callback=_set, help="No notes on stderr."
-        ),
-        click.option(
-            "-v", "--verbose", count=True, expose_value=False, callback=_set, help="More on stderr."
-        ),
+        click.option("--yes", is_flag=True, expose_value=False, callback=_set, help="Answer questions with yes."),
+        click.option("--readonly", is_flag=True, expose_value=False, callback=_set, help="Refuse every change."),
+        click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_set, help="No notes on stderr."),
+        click.option("-v", "--verbose", count=True, expose_value=False, callback=_set, help="More on stderr."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -102,15 +92,13 @@ def global_options(command: Callable[P, T]) -> Callable[P, T]:
 def verb(
     group: click.Group, name: str, *, mutates: bool = False, **attributes: Any
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Register a function as `luna GROUP NAME` with the global options; refuse it under ``--readonly`` if it mutates."""
+    """Register a function as `luna GROUP NAME` with the global options; ``--readonly`` refuses it if it mutates."""
 
     def register(function: Callable[..., Any]) -> click.Command:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             if mutates and output().readonly:
-                raise LunaError(
-                    "read-only", f"luna {group.name} {name} changes something and --readonly is set"
-                )
+                raise LunaError("read-only", f"luna {group.name} {name} changes something and --readonly is set")
             return function(*args, **kwargs)
 
         return group.command(name, **attributes)(global_options(run))

@@ -33,20 +33,16 @@ def commit() -> str:
 def publish(name: str, title: str, table: str, *, write: bool, note: str = "") -> str:
     """Print a section and, if asked, put it in place of the one of the same name in docs/benchmarks.md."""
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    body = f"## {title}\n\n{today}, {machine()}, on {commit()}. `python -m tests.bench.bench_{name}`\n\n{table.strip()}\n"
+    body = (
+        f"## {title}\n\n{today}, {machine()}, on {commit()}. `python -m tests.bench.bench_{name}`\n\n{table.strip()}\n"
+    )
     if note:
         body += f"\n{note.strip()}\n"
     section = f"<!-- bench:{name} -->\n{body}<!-- /bench:{name} -->\n"
     print(body)
     if write:
         text = PAGE.read_text("utf-8") if PAGE.exists() else "# Benchmarks\n"
-        pattern = re.compile(
-            rf"<!-- bench:{re.escape(name)} -->.*?<!-- /bench:{re.escape(name)} -->\n", re.DOTALL
-        )
-        text = (
-            pattern.sub(lambda _: section, text)
-            if pattern.search(text)
-            else text.rstrip("\n") + "\n\n" + section
-        )
+        pattern = re.compile(rf"<!-- bench:{re.escape(name)} -->.*?<!-- /bench:{re.escape(name)} -->\n", re.DOTALL)
+        text = pattern.sub(lambda _: section, text) if pattern.search(text) else text.rstrip("\n") + "\n\n" + section
         PAGE.write_text(text, "utf-8")
     return section
