@@ -1,0 +1,263 @@
+"""Frames over a connected socket: reading with deadlines, writing without joining or blocking on a slow peer.
+
+The socket stays in blocking mode; every wait that has a deadline goes through poll(), so that a reader and writers of
+one connection do not disturb each other's timeouts.
+"""
+
+from __future__ import annotations
+
+import collections
+import select
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luna_daemon.frames import (
+    HEADER_BYTES_MAX,
+    LENGTH_BYTES,
+    MIB,
+    Limits,
+    Segment,
+    broken,
+    decode_header,
+    decode_segments,
+    header_length,
+)
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+BUFFER_BYTES = 65_536
+FRAME_SECONDS = 5.0
+FRAME_BYTES_PER_SECOND = 16 * MIB
+STALLED_READER_SECONDS = 30.0
+VECTOR_MAX = 512
+_DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+class ConnectionLostError(DaemonError):
+    """The peer is gone: end of file, reset, or too slow. Never sent over the wire."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("connection-lost", message)
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """A received header and what must still be read after it."""
+
+    header: dict[str, Any]
+    segments: tuple[Segment, ...]
+
+    @property
+    def payload_bytes(self) -> int:
+        """Return the bytes of all segments."""
+        return sum(segment.nbytes for segment in self.segments)
+
+
+def wait_readable(connection: socket.socket, seconds: float) -> bool:
+    """Wait until the socket has bytes (or its end); False after the time."""
+    poller = select.poll()
+    poller.register(connection, select.POLLIN)
+    return bool(poller.poll(max(0.0, seconds) * 1000))
+
+
+def wait_writable(connection: socket.socket, seconds: float) -> bool:
+    """Wait until the socket takes bytes; False after the time."""
+    poller = select.poll()
+    poller.register(connection, select.POLLOUT)
+    return bool(poller.poll(max(0.0, seconds) * 1000))
+
+
+class FrameReader:
+    """Reads frames from one socket; used by one thread at a time."""
+
+    def __init__(self, connection: socket.socket, limits: Limits) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._buffer = memoryview(bytearray(BUFFER_BYTES + HEADER_BYTES_MAX + LENGTH_BYTES))
+        self._start = 0
+        self._end = 0
+        self._deadline = 0.0
+
+    @property
+    def has_bytes(self) -> bool:
+        """Tell whether received bytes wait in the buffer."""
+        return self._end > self._start
+
+    def announced(self, header_limit: int = HEADER_BYTES_MAX, payload_limit: int | None = None) -> Announced:
+        """Read the next header; waits for its first byte without limit, for the rest up to the frame's deadline.
+
+        Raises:
+            ConnectionLostError: end of file or a sender that is too slow.
+            DaemonError: ``frame-invalid`` or ``payload-too-large``.
+        """
+        if not self.has_bytes:
+            self._receive()
+        self._deadline = time.monotonic() + FRAME_SECONDS
+        self._fill(LENGTH_BYTES)
+        length = header_length(self._buffer[self._start : self._start + LENGTH_BYTES], header_limit)
+        self._fill(LENGTH_BYTES + length)
+        begin = self._start + LENGTH_BYTES
+        header = decode_header(self._buffer[begin : begin + length])
+        self._start = begin + length
+        limit = self._limits.payload_in_bytes if payload_limit is None else payload_limit
+        return Announced(header, decode_segments(header, limit))
+
+    def payload(self, into: memoryview) -> None:
+        """Read the announced payload into a buffer of its size.
+
+        Raises:
+            ConnectionLostError: end of file, or slower than 5 s + 16 MiB/s.
+        """
+        self._deadline += into.nbytes / FRAME_BYTES_PER_SECOND
+        have = min(into.nbytes, self._end - self._start)
+        into[:have] = self._buffer[self._start : self._start + have]
+        self._start += have
+        while have < into.nbytes:
+            have += self._receive_into(into[have:])
+
+    def skip(self, nbytes: int) -> None:
+        """Read a payload off without keeping it."""
+        scratch = memoryview(bytearray(min(nbytes, MIB)))
+        while nbytes:
+            part = min(nbytes, scratch.nbytes)
+            self.payload(scratch[:part])
+            nbytes -= part
+
+    def _fill(self, wanted: int) -> None:
+        while self._end - self._start < wanted:
+            if self._start and self._start + wanted > self._buffer.nbytes:
+                left = self._end - self._start
+                self._buffer[:left] = bytes(self._buffer[self._start : self._end])
+                self._start, self._end = 0, left
+            self._end += self._receive_into(self._buffer[self._end :])
+
+    def _receive(self) -> None:
+        """Wait for the first bytes of a frame for as long as it takes."""
+        self._start = 0
+        self._end = _received(self._connection.recv_into, self._buffer)
+
+    def _receive_into(self, view: memoryview) -> int:
+        left = self._deadline - time.monotonic()
+        if left <= 0 or not wait_readable(self._connection, left):
+            raise ConnectionLostError("the other side stopped in the middle of a message")
+        return _received(self._connection.recv_into, view)
+
+
+def _received(receive: Callable[[memoryview], int], view: memoryview) -> int:
+    try:
+        count = receive(view)
+    except OSError as error:
+        raise ConnectionLostError(f"the connection broke: {error.strerror or error}") from error
+    if count == 0:
+        raise ConnectionLostError("the other side closed the connection")
+    return count
+
+
+class FrameWriter:
+    """Writes frames to one socket from any thread.
+
+    `send` tries to hand everything to the kernel at once; what does not fit goes to a thread that is started then,
+    so that a slow reader stalls nobody else.
+    """
+
+    def __init__(self, connection: socket.socket, on_lost: Callable[[], None]) -> None:
+        self._connection = connection
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._backlog: collections.deque[memoryview] = collections.deque()
+        self._wake = threading.Condition(self._lock)
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def send(self, buffers: Sequence[memoryview]) -> None:
+        """Send one frame, now or through the writer thread. A closed connection drops it silently."""
+        with self._lock:
+            if self._closed:
+                return
+            left: list[memoryview] = list(buffers)
+            if not self._backlog:
+                try:
+                    left = _push(self._connection, left)
+                except OSError:
+                    self._closed = True
+                    self._on_lost()
+                    return
+            if left:
+                self._backlog.extend(left)
+                self._start_thread()
+                self._wake.notify()
+
+    def _start_thread(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._drain, name="luna-writer", daemon=True)
+            self._thread.start()
+
+    def _drain(self) -> None:
+        while True:
+            with self._lock:
+                while not self._backlog and not self._closed:
+                    self._wake.wait()
+                if self._closed and not self._backlog:
+                    return
+            try:
+                if not wait_writable(self._connection, STALLED_READER_SECONDS):
+                    raise TimeoutError("no progress")
+                with self._lock:
+                    left = _push(self._connection, list(self._backlog))
+                    self._backlog = collections.deque(left)
+                    self._wake.notify_all()
+            except (OSError, ValueError):
+                with self._lock:
+                    self._closed = True
+                    self._backlog.clear()
+                    self._wake.notify_all()
+                self._on_lost()
+                return
+
+    def close(self, linger_s: float = 0.0) -> None:
+        """Stop; wait up to the time for what is still to be sent."""
+        deadline = time.monotonic() + linger_s
+        with self._lock:
+            while self._backlog and not self._closed and (left := deadline - time.monotonic()) > 0:
+                self._wake.wait(left)
+            self._closed = True
+            self._backlog.clear()
+            self._wake.notify_all()
+
+
+def _push(connection: socket.socket, buffers: list[memoryview]) -> list[memoryview]:
+    """Write as much as the kernel takes now; return what is left."""
+    while buffers:
+        try:
+            sent = connection.sendmsg(buffers[:VECTOR_MAX], (), _DONT_WAIT | _NO_SIGNAL)
+        except BlockingIOError:
+            return buffers
+        while buffers and sent >= buffers[0].nbytes:
+            sent -= buffers.pop(0).nbytes
+        if sent:
+            buffers[0] = buffers[0][sent:]
+    return buffers
+
+
+def send_all(connection: socket.socket, buffers: Sequence[memoryview], seconds: float) -> None:
+    """Write a whole frame, waiting while the peer is slow.
+
+    Raises:
+        ConnectionLostError: the peer is gone, or took nothing for that long.
+    """
+    left = list(buffers)
+    try:
+        while left := _push(connection, left):
+            if not wait_writable(connection, seconds):
+                raise ConnectionLostError("the other side takes no data")
+    except OSError as error:
+        raise ConnectionLostError(f"the connection broke: {error.strerror or error}") from error
+
+
+__all__ = ["Announced", "ConnectionLostError", "FrameReader", "FrameWriter", "broken", "send_all"]
