@@ -1,0 +1,150 @@
+"""What a backend takes and gives: the seam between the engine and whatever computes.
+
+Tensors here are torch tensors; nothing in this module imports torch at run time, so the types can be named anywhere.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+
+    from luna_daemon.model_messages import EncoderFacts, VaeFacts
+    from luna_daemon.runtime.parts import Part
+
+
+class Place(enum.Enum):
+    """Where a set's weights are."""
+
+    DEVICE = "device"
+    HOST = "host"
+    DISK = "disk"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of tokens: a chunk with its start, end and padding.
+
+    Attributes:
+        ids: token ids; a negative one, −1−k, stands for row k of the item's vectors.
+        weights: prompt weight of each token, 1.0 = unweighted.
+    """
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderInput:
+    """What one encoder of a set reads.
+
+    Attributes:
+        rows: the chunks of the prompt.
+        vectors: textual inversions, blocks [n, width]; their rows are counted through.
+    """
+
+    rows: tuple[Row, ...]
+    vectors: tuple[torch.Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeItem:
+    """One prompt.
+
+    Attributes:
+        encoders: role (``l``, ``g``, …) → its input. A role the set has no encoder for is an error, a missing one
+            is encoded as no rows.
+        layers: role → the asked-for layer (−1 the last block); a role not named uses the family's default.
+        projected: False asks for the pooled state before text_projection where the family projects it.
+    """
+
+    encoders: Mapping[str, EncoderInput]
+    layers: Mapping[str, int] = field(default_factory=dict)
+    projected: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One prompt's conditioning, fp32 on the CPU.
+
+    Attributes:
+        cond: [1, tokens, width].
+        pooled: [1, width], or None for families without one.
+        extras: further tensors that the family's conditioning carries, by ComfyUI's name.
+        dropped_vectors: how many vectors had another width than the encoder and were left out.
+    """
+
+    cond: torch.Tensor
+    pooled: torch.Tensor | None
+    extras: Mapping[str, torch.Tensor]
+    dropped_vectors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NamedTensor:
+    """Name, dtype (wire spelling) and shape of one weight, in ComfyUI's state-dict naming."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ModelSet(Protocol):
+    """A loaded set. Only the executor thread calls its methods; ``check`` raises on cancel or deadline."""
+
+    @property
+    def encoders(self) -> Mapping[str, EncoderFacts]:
+        """Facts per role; empty for a set without text encoders."""
+
+    @property
+    def vae(self) -> VaeFacts | None:
+        """Facts of the VAE, or None for a set without one."""
+
+    @property
+    def place(self) -> Place:
+        """Where the weights are now."""
+
+    def encode(self, items: Sequence[EncodeItem], check: Callable[[], None]) -> list[Encoded]:
+        """Encode the prompts in order."""
+
+    def vae_encode(self, pixels: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+        """Encode pixels [B, H, W, 3] in 0..1, sides multiples of the factor, to a latent [B, C, h, w] fp32."""
+
+    def vae_decode(self, latent: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+        """Decode a latent [B, C, h, w] to pixels [B, H, W, 3] fp32 in 0..1."""
+
+    def names(self) -> list[NamedTensor]:
+        """List the weights in ComfyUI's state-dict names."""
+
+    def move(self, place: Place) -> None:
+        """Move the weights between device and host."""
+
+    def part_bytes(self) -> Mapping[str, int]:
+        """Return bytes held per role, measured from the storages."""
+
+
+class ModelBackend(Protocol):
+    """Builds sets from parts on one device."""
+
+    @property
+    def name(self) -> str:
+        """``native`` or ``comfy``."""
+
+    def load(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:
+        """Build the set.
+
+        Args:
+            family: ``sd15``, ``sdxl``, …
+            parts: role (``l``, ``g``, ``vae``) → opened part.
+            precision: ``auto`` or the VAE's ``fp32``, ``bf16``, ``fp16``.
+            check: raises on cancel or deadline; called between tensors.
+
+        Raises:
+            DaemonError: ``model-unsupported``, ``component-missing``, ``precision-unsupported``, ``file-damaged``,
+                ``out-of-memory``.
+        """

@@ -1,0 +1,197 @@
+"""The native backend: CLIP-L text encoding and the 4-channel VAE, without a ComfyUI checkout.
+
+Families: sd15 text; the VAE of sd15 and sdxl. Anything else is refused by name, never approximated.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from luna_daemon.runtime import autoencoder, clip_text, conditioning
+from luna_daemon.runtime.backend import NamedTensor, Place
+from luna_daemon.runtime.conditioning import FAMILIES
+from luna_daemon.runtime.memory import storage_bytes
+from luna_daemon.runtime.parts import COMFY_HINT, require_complete
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from luna_daemon.model_messages import EncoderFacts, VaeFacts
+    from luna_daemon.runtime.backend import Encoded, EncodeItem
+    from luna_daemon.runtime.parts import Part
+
+TEXT_FAMILIES = ("sd15",)
+VAE_FAMILIES = ("sd15", "sdxl")
+DTYPES: Mapping[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+WIRE_NAMES: Mapping[torch.dtype, str] = {
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+}
+_ROW_CAP = {"cpu": 16}
+_ROW_CAP_ON_CARD = 64
+
+
+class NativeSet:
+    """A loaded set of the native backend (see `luna_daemon.runtime.backend.ModelSet`)."""
+
+    def __init__(
+        self,
+        family: str,
+        encoders: Mapping[str, clip_text.ClipTextEncoder],
+        vae: autoencoder.Autoencoder | None,
+        device: torch.device,
+    ) -> None:
+        self._family = family
+        self._encoders = encoders
+        self._vae = vae
+        self._device = device
+        self._place = Place.DEVICE
+
+    @property
+    def encoders(self) -> Mapping[str, EncoderFacts]:
+        """Facts per role."""
+        return {role: encoder.facts for role, encoder in self._encoders.items()}
+
+    @property
+    def vae(self) -> VaeFacts | None:
+        """Facts of the VAE."""
+        return None if self._vae is None else self._vae.facts
+
+    @property
+    def place(self) -> Place:
+        """Where the weights are."""
+        return self._place
+
+    def encode(self, items: Sequence[EncodeItem], check: Callable[[], None]) -> list[Encoded]:
+        """Encode the prompts in order."""
+        if not self._encoders:
+            raise DaemonError(
+                "component-missing", "the set has no text encoder", "load a set that has one, such as a checkpoint"
+            )
+        cap = _ROW_CAP.get(self._device.type, _ROW_CAP_ON_CARD)
+        return conditioning.encode(FAMILIES[self._family], self._encoders, items, cap, check)
+
+    def vae_encode(self, pixels: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+        """Encode pixels [B, H, W, 3] whose sides are multiples of the factor."""
+        return self._require_vae().encode(pixels, check)
+
+    def vae_decode(self, latent: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+        """Decode a latent [B, C, h, w]."""
+        return self._require_vae().decode(latent, check)
+
+    def _require_vae(self) -> autoencoder.Autoencoder:
+        if self._vae is None:
+            raise DaemonError(
+                "component-missing", "the set has no VAE", "load a set that has one, such as a checkpoint"
+            )
+        return self._vae
+
+    def names(self) -> list[NamedTensor]:
+        """List the weights in ComfyUI's state-dict names: ``clip_l.transformer.text_model.…``, VAE names as in its file."""
+        listed = [
+            NamedTensor(f"clip_{role}.transformer.{name}", WIRE_NAMES[tensor.dtype], tuple(tensor.shape))
+            for role, encoder in self._encoders.items()
+            for name, tensor in encoder.state().items()
+        ]
+        if self._vae is not None:
+            listed += [
+                NamedTensor(f"first_stage_model.{name}", WIRE_NAMES[tensor.dtype], tuple(tensor.shape))
+                for name, tensor in self._vae.state().items()
+            ]
+        return listed
+
+    def move(self, place: Place) -> None:
+        """Move the weights; on a CPU device and host are one place."""
+        target = self._device if place is Place.DEVICE else torch.device("cpu")
+        for encoder in self._encoders.values():
+            encoder.to(target)
+        if self._vae is not None:
+            self._vae.to(target)
+        self._place = place
+
+    def part_bytes(self) -> Mapping[str, int]:
+        """Return bytes held per role, measured from the storages."""
+        held = {role: sum(storage_bytes(encoder.state().values()).values()) for role, encoder in self._encoders.items()}
+        if self._vae is not None:
+            held["vae"] = sum(storage_bytes(self._vae.state().values()).values())
+        return held
+
+
+class NativeBackend:
+    """Builds native sets on one device (see `luna_daemon.runtime.backend.ModelBackend`)."""
+
+    name = "native"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def load(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> NativeSet:
+        """Build a set; see the protocol for arguments and errors."""
+        text_roles = [role for role in parts if role != "vae"]
+        self._require_family(family, text_roles)
+        dtype = self.vae_dtype(precision)
+        encoders = {role: self._text_encoder(FAMILIES[family].shapes[role], parts[role], check) for role in text_roles}
+        vae = self._autoencoder(parts["vae"], dtype, check) if "vae" in parts else None
+        return NativeSet(family, encoders, vae, self._device)
+
+    def vae_dtype(self, precision: str) -> torch.dtype:
+        """Resolve a precision: ``auto`` is bf16 where the card has it, else fp32; a CPU computes in fp32.
+
+        Raises:
+            DaemonError: ``precision-unsupported``.
+        """
+        if precision == "auto":
+            is_bf16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
+            return torch.bfloat16 if is_bf16 else torch.float32
+        if precision not in DTYPES:
+            raise DaemonError(
+                "precision-unsupported", f"no precision {precision!r}", f"use auto or one of {', '.join(DTYPES)}"
+            )
+        if precision == "fp16" and self._device.type == "cpu":
+            raise DaemonError("precision-unsupported", "a CPU does not compute a VAE in fp16", "use fp32 or bf16")
+        return DTYPES[precision]
+
+    def _require_family(self, family: str, text_roles: Sequence[str]) -> None:
+        known = TEXT_FAMILIES if text_roles else VAE_FAMILIES
+        if family not in known:
+            raise DaemonError(
+                "model-unsupported",
+                f"the native backend has no {family} {'text encoding' if text_roles else 'VAE'}; "
+                f"it has {', '.join(known)}",
+                COMFY_HINT,
+            )
+        if text_roles:
+            needed = FAMILIES[family].shapes
+            wrong = sorted(set(needed) ^ set(text_roles))
+            if wrong:
+                raise DaemonError(
+                    "component-missing",
+                    f"{family} text encoding takes the parts {', '.join(needed)}; given {', '.join(text_roles)}",
+                    "name every encoder of the family once",
+                )
+
+    def _text_encoder(
+        self, shape: clip_text.ClipShape, part: Part, check: Callable[[], None]
+    ) -> clip_text.ClipTextEncoder:
+        require_complete(part, clip_text.expected_shapes(shape))
+        return clip_text.ClipTextEncoder(shape, _read(part, check), self._device)
+
+    def _autoencoder(self, part: Part, dtype: torch.dtype, check: Callable[[], None]) -> autoencoder.Autoencoder:
+        require_complete(part, autoencoder.expected_shapes())
+        return autoencoder.Autoencoder(_read(part, check), dtype, self._device)
+
+
+def _read(part: Part, check: Callable[[], None]) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for name in part.names:
+        check()
+        tensors[name] = part.tensor(name)
+    return tensors

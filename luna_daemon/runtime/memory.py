@@ -1,0 +1,51 @@
+"""Bytes of models, measured from storages, and what the device has left."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> dict[str, int]:
+    """Return bytes per device kind (``cpu``, ``cuda``); tensors that share a storage count once."""
+    seen: dict[tuple[str, int], int] = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        seen[tensor.device.type, storage.data_ptr()] = storage.nbytes()
+    totals: dict[str, int] = {}
+    for (kind, _), size in seen.items():
+        totals[kind] = totals.get(kind, 0) + size
+    return totals
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return what the driver (or the system, for a CPU) says is free; other processes count."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def total_bytes(device: torch.device) -> int:
+    """Return the size of the device's memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def allocated_bytes(device: torch.device) -> int | None:
+    """Return what torch has allocated on a card, None for a CPU."""
+    return int(torch.cuda.memory_allocated(device)) if device.type == "cuda" else None
+
+
+def reserved_bytes(device: torch.device) -> int | None:
+    """Return what torch's allocator holds on a card, None for a CPU."""
+    return int(torch.cuda.memory_reserved(device)) if device.type == "cuda" else None

@@ -1,0 +1,105 @@
+"""Run by ComfyUI's interpreter: what ComfyUI's own classes compute, written to one safetensors file.
+
+`python comfy_golden.py COMFYUI CHECKPOINT EMBEDDINGS OUT [--no-vae]`. Not a test module and never imported by Luna.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+PROMPTS = {
+    "plain": "a photo of a cat sitting on a red chair",
+    "weighted": "a (red:1.3) cat, (blue) dog and [a] (tiny:0.4) bird",
+    "nested": "((a) (cat:1.5 (dog:0.7))) (x:abc) (a:b:1.2)",
+    "escaped": r"smile \(happy\), (loud \(very\):1.2) end",
+    "stray": "a) b (c d) ) (e:1.3) f (g",
+    "unclosed": "(a cat sat (down:1.2)",
+    "over_77": ", ".join(f"masterpiece number {index}" for index in range(30)),
+    "over_3_chunks": "(" + " ".join(f"word{index} thing" for index in range(90)) + ":1.1) end",
+    "empty": "",
+    "blank": "  \n ",
+    "emoji_cjk": "🐱 emoji 日本語の猫 (赤い:1.2) café",
+    "embedding_start": "embedding:luna_two, a cat",
+    "embedding_middle": "a cat embedding:luna_two on a chair",
+    "embedding_weighted": "a cat (embedding:luna_two on:1.4) a chair",
+    "embedding_missing": "a cat embedding:nowhere, on a chair",
+    "embedding_wide": "a cat embedding:luna_wide on a chair",
+    "comma_only": ",,, (,:1.2)",
+    "long_word": "a " + "pneumonoultramicroscopicsilicovolcanoconiosis" * 12 + " b",
+}
+LAYERS = (None, -1, -2, -5, -12, -13, 3)
+
+
+def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) -> None:
+    """Compute every case and write it."""
+    sys.path.insert(0, comfyui)
+    sys.argv = [sys.argv[0]]
+    import comfy.options
+
+    comfy.options.enable_args_parsing(False)
+    from comfy.cli_args import args
+
+    args.cpu = True
+    import torch
+    from comfy import sd
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    facts: dict[str, dict[str, object]] = {}
+    with torch.inference_mode():
+        _, clip, vae, _ = sd.load_checkpoint_guess_config(
+            checkpoint,
+            output_vae="--no-vae" not in flags,
+            output_clip=True,
+            output_model=False,
+            embedding_directory=embeddings,
+        )
+        for name, text in PROMPTS.items():
+            for layer in LAYERS if name in {"plain", "weighted"} else (None,):
+                one = clip.clone()
+                if layer is not None:
+                    one.clip_layer(layer)
+                tokens = one.tokenize(text)
+                cond, pooled = one.encode_from_tokens(tokens, return_pooled=True)
+                key = f"{name}@{layer}"
+                facts[key] = {"text": text, "layer": layer, "roles": _flatten(key, tokens, tensors, torch)}
+                tensors[f"{key}.cond"], tensors[f"{key}.pooled"] = cond.clone(), pooled.clone()
+        if vae is not None:
+            _vae(vae, tensors, torch)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out, {"cases": json.dumps(facts)})
+
+
+def _flatten(key, tokens, tensors, torch):  # noqa: ANN001, ANN202 - torch is only there in this process
+    roles = {}
+    for role, chunks in tokens.items():
+        ids, weights, vectors = [], [], []
+        for token, weight in (pair for chunk in chunks for pair in chunk):
+            if torch.is_tensor(token):
+                vectors.append(token.float())
+                ids.append(-len(vectors))
+            else:
+                ids.append(int(token))
+            weights.append(float(weight))
+        tensors[f"{key}.{role}.ids"] = torch.tensor(ids, dtype=torch.int32)
+        tensors[f"{key}.{role}.weights"] = torch.tensor(weights, dtype=torch.float64)
+        if vectors:
+            tensors[f"{key}.{role}.vectors"] = torch.stack(vectors)
+        roles[role] = [len(chunk) for chunk in chunks]
+    return roles
+
+
+def _vae(vae, tensors, torch) -> None:  # noqa: ANN001 - as above
+    generator = torch.Generator().manual_seed(7)
+    for height, width, count in ((64, 64, 1), (70, 93, 1), (64, 128, 3), (129, 72, 1)):
+        key = f"vae@{height}x{width}x{count}"
+        pixels = torch.rand((count, height, width, 3), generator=generator)
+        latent = torch.randn((count, 4, height // 8, width // 8), generator=generator)
+        tensors[f"{key}.pixels"], tensors[f"{key}.latent"] = pixels, latent
+        tensors[f"{key}.encoded"] = vae.encode(pixels).clone()
+        tensors[f"{key}.decoded"] = vae.decode(latent).clone()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
