@@ -1,0 +1,419 @@
+"""The client of a daemon: one kept connection, one method per command. Imports no torch; tensors are `WireTensor`.
+
+`luna_daemon.tensors` turns those into torch tensors and back.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from luna_daemon import address
+from luna_daemon.fields import decode_body, plain
+from luna_daemon.frames import MIB, WireTensor
+from luna_daemon.link import Link, error_from
+from luna_daemon.protocol import (
+    COMMANDS,
+    Cancel,
+    Cancelled,
+    DaemonStatus,
+    DescribeModel,
+    Description,
+    Did,
+    Encoded,
+    EncodeText,
+    EncodeTokens,
+    Image,
+    Latent,
+    ListModels,
+    Loaded,
+    LoadModel,
+    ModelList,
+    Part,
+    Ping,
+    Pong,
+    PutModel,
+    PutReply,
+    ResultForm,
+    Shutdown,
+    ShutdownReply,
+    StatusRequest,
+    TextItem,
+    Tile,
+    Timing,
+    TokenItem,
+    Unloaded,
+    UnloadModel,
+    VaeDecode,
+    VaeEncode,
+)
+from luna_daemon.stream import ConnectionLostError
+from luna_engine.errors import DaemonError, DaemonUnreachableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Self
+
+    from luna_daemon.fields import Body
+    from luna_daemon.messages import Welcome
+
+RECONNECT_AFTER_S = (0.1, 0.2, 0.4, 0.8, 1.5)
+GRACE_S = 2.0  # the daemon answers `daemon-timeout` itself; the client gives up only a little later
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The whole answer to one request."""
+
+    body: Any
+    tensors: dict[str, WireTensor]
+    did: Did | None
+    timing: Timing
+
+
+class DaemonClient:
+    """A thread-safe client that keeps one connection and makes a new one when the daemon was restarted.
+
+    Every method may raise `DaemonUnreachableError` (``daemon-unreachable``) and DaemonError with the codes of its
+    row in `luna_daemon.protocol.COMMANDS`. ``poll`` is called at least every 0.1 s while waiting; when it raises, the
+    request is cancelled and the exception goes through. ``timeout_s`` is the request's deadline.
+    """
+
+    def __init__(self, host: str, port: int, *, timeout_s: float, transport: str, name: str) -> None:
+        self.host = host
+        self.port = port
+        self.timeout_s = timeout_s
+        self.name = name
+        self.request_timeout_s = address.request_timeout()
+        self._transport = transport
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+        self._is_closed = False
+
+    @classmethod
+    def connect(
+        cls,
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        timeout_s: float = 2.0,
+        transport: str = "auto",
+        name: str = "luna",
+    ) -> DaemonClient:
+        """Connect to a daemon.
+
+        Args:
+            host, port: its TCP address; None takes ``LUNA_DAEMON_HOST``, ``LUNA_DAEMON_PORT``, then the settings.
+                A daemon of this user at that address is reached over its Unix socket.
+            timeout_s: for the connection; requests have the deadline of the settings unless they name one.
+            transport: ``auto``, or ``tcp`` to leave Unix sockets alone.
+            name: what the daemon shows in its list of clients.
+
+        Raises:
+            DaemonUnreachableError: nothing listens there; the hint is the command that starts it.
+            DaemonError: ``daemon-auth`` or ``protocol-mismatch``.
+        """
+        client = cls(
+            host or address.default_host(),
+            port or address.default_port(),
+            timeout_s=timeout_s,
+            transport=transport,
+            name=name,
+        )
+        client._usable_link()
+        return client
+
+    def close(self) -> None:
+        """Close the connection. The daemon gives up what this client still waits for."""
+        with self._lock:
+            self._is_closed = True
+            link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def welcome(self) -> Welcome:
+        """What the daemon said of itself when the current connection was made."""
+        return self._usable_link().welcome
+
+    @property
+    def generation(self) -> str:
+        """The run of the daemon that the current connection leads to; it differs after a restart."""
+        return self.welcome.generation
+
+    def ping(self, nonce: str | None = None, *, timeout_s: float = 5.0) -> Pong:
+        """Ask for a sign of life."""
+        return cast("Pong", self.call("ping", Ping(nonce), timeout_s=timeout_s).body)
+
+    def status(self, detail: str = "full", *, timeout_s: float = 5.0) -> DaemonStatus:
+        """Ask what the daemon is, holds and does; ``brief`` leaves the lists empty."""
+        return cast("DaemonStatus", self.call("status", StatusRequest(detail), timeout_s=timeout_s).body)
+
+    def cancel(self, request: int) -> Cancelled:
+        """Give up a request of this connection, by the id that its link gave it."""
+        return cast("Cancelled", self.call("cancel", Cancel(request)).body)
+
+    def shutdown(self, *, deadline_ms: int = 10_000, force: bool = False) -> ShutdownReply:
+        """Ask the daemon to finish and exit."""
+        return cast("ShutdownReply", self.call("shutdown", Shutdown(deadline_ms, force)).body)
+
+    def list_models(self, kind: str | None = None, *, loaded: bool | None = None) -> ModelList:
+        """List loaded sets and the files under the daemon's roots."""
+        return cast("ModelList", self.call("list_models", ListModels(kind, loaded)).body)
+
+    def describe_model(
+        self,
+        set: str,  # noqa: A002 - the field's name on the wire
+        *,
+        poll: Callable[[], None] | None = None,
+    ) -> tuple[Description, dict[str, Any]]:
+        """Return the facts of a set and its tensors: name -> ``{"shape": [...], "dtype": "f32"}``."""
+        reply = self.call("describe_model", DescribeModel(set), poll=poll)
+        return reply.body, json.loads(bytes(reply.tensors["names"].data))
+
+    def load_model(
+        self,
+        parts: Sequence[Part],
+        *,
+        family: str = "auto",
+        precision: str = "auto",
+        pin: bool = False,
+        default: bool = False,
+        wait: bool = True,
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> Loaded:
+        """Load a set; one that is loaded already answers at once."""
+        body = LoadModel(tuple(parts), family, precision, pin, default, wait)
+        return cast("Loaded", self.call("load_model", body, poll=poll, timeout_s=timeout_s).body)
+
+    def put_model(
+        self,
+        body: PutModel,
+        tensors: Sequence[WireTensor] = (),
+        *,
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> PutReply:
+        """Do one step of an upload; `upload_model` does them all."""
+        return cast("PutReply", self.call("put_model", body, tensors, poll=poll, timeout_s=timeout_s).body)
+
+    def upload_model(self, content: str, data: memoryview, *, poll: Callable[[], None] | None = None) -> str:
+        """Send a model's bytes unless the daemon has them.
+
+        Args:
+            content: its content hash.
+            data: a safetensors file, whole.
+
+        Returns:
+            The part id ``content:<hash>``.
+        """
+        begun = self.put_model(PutModel("begin", content=content, nbytes=data.nbytes), poll=poll)
+        if begun.have or begun.upload is None:
+            return begun.id or f"content:{content}"
+        chunk = begun.chunk_bytes or 16 * MIB
+        try:
+            for offset in range(0, data.nbytes, chunk):
+                piece = WireTensor.of_bytes("bytes", data[offset : offset + chunk])
+                self.put_model(PutModel("chunk", upload=begun.upload, offset=offset), [piece], poll=poll)
+            done = self.put_model(PutModel("commit", upload=begun.upload), poll=poll)
+        except DaemonUnreachableError:
+            raise
+        except BaseException:
+            self.put_model(PutModel("abort", upload=begun.upload))
+            raise
+        return done.id or f"content:{content}"
+
+    def unload_model(
+        self,
+        set: str | None = None,  # noqa: A002 - the field's name on the wire
+        *,
+        all: bool = False,  # noqa: A002 - the field's name on the wire
+        force: bool = False,
+    ) -> Unloaded:
+        """Give the memory of one set, or of all, back."""
+        return cast("Unloaded", self.call("unload_model", UnloadModel(set, all, force)).body)
+
+    def encode_tokens(
+        self,
+        *,
+        set: str,  # noqa: A002 - the field's name on the wire
+        items: Sequence[TokenItem],
+        tensors: Sequence[WireTensor],
+        exact: bool = False,
+        cache: str = "use",
+        result: ResultForm | None = None,
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Encoded, dict[str, WireTensor]]:
+        """Encode token rows; the items name the segments in ``tensors``."""
+        body = EncodeTokens(set, tuple(items), exact, cache, result or ResultForm())
+        reply = self.call("encode_tokens", body, tensors, poll=poll, timeout_s=timeout_s)
+        return reply.body, reply.tensors
+
+    def encode_text(
+        self,
+        *,
+        set: str,  # noqa: A002 - the field's name on the wire
+        items: Sequence[TextItem],
+        exact: bool = False,
+        cache: str = "use",
+        result: ResultForm | None = None,
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Encoded, dict[str, WireTensor]]:
+        """Encode texts with the daemon's tokenizer."""
+        body = EncodeText(set, tuple(items), exact, cache, result or ResultForm())
+        reply = self.call("encode_text", body, poll=poll, timeout_s=timeout_s)
+        return reply.body, reply.tensors
+
+    def vae_encode(
+        self,
+        *,
+        set: str,  # noqa: A002 - the field's name on the wire
+        pixels: WireTensor,
+        tile: Tile | None = None,
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Latent, WireTensor]:
+        """Encode pixels (segment name ``pixels``) to a latent."""
+        reply = self.call("vae_encode", VaeEncode(set, tile), [pixels], poll=poll, timeout_s=timeout_s)
+        return reply.body, reply.tensors["latent"]
+
+    def vae_decode(
+        self,
+        *,
+        set: str,  # noqa: A002 - the field's name on the wire
+        latent: WireTensor,
+        tile: Tile | None = None,
+        options: dict[str, Any] | None = None,
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> tuple[Image, WireTensor]:
+        """Decode a latent (segment name ``latent``) to an image."""
+        body = VaeDecode(set, tile, options or {})
+        reply = self.call("vae_decode", body, [latent], poll=poll, timeout_s=timeout_s)
+        return reply.body, reply.tensors["image"]
+
+    def call(
+        self,
+        command: str,
+        body: Body,
+        tensors: Sequence[WireTensor] = (),
+        *,
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+        priority: str = "interactive",
+    ) -> Reply:
+        """Send one request and wait for its reply; after a lost connection repeat it once where that is harmless."""
+        row = COMMANDS[command]
+        seconds = self.request_timeout_s if timeout_s is None else timeout_s
+        header = {
+            "cmd": command,
+            "body": plain(body),
+            "deadline_ms": max(1, int(seconds * 1000)),
+            "priority": priority,
+        }
+        try:
+            return self._exchange(row.name, header, tensors, seconds, poll)
+        except ConnectionLostError as lost:
+            if not row.repeatable or self._is_closed:
+                raise self._unreachable(lost) from lost
+        self._reconnect(poll)
+        try:
+            return self._exchange(row.name, header, tensors, seconds, poll)
+        except ConnectionLostError as lost:
+            raise self._unreachable(lost) from lost
+
+    def _exchange(
+        self,
+        command: str,
+        header: dict[str, Any],
+        tensors: Sequence[WireTensor],
+        seconds: float,
+        poll: Callable[[], None] | None,
+    ) -> Reply:
+        link = self._usable_link()
+        request, pending = link.start(header, tensors)
+        try:
+            is_answered = link.wait(pending, time.monotonic() + seconds + GRACE_S, poll)
+        except BaseException:
+            self._give_up(link, request)
+            raise
+        if not is_answered:
+            self._give_up(link, request)
+            raise DaemonError("daemon-timeout", f"no answer to {command} within {seconds:g} s")
+        if pending.error is not None:
+            raise pending.error
+        return _reply(command, cast("dict[str, Any]", pending.header), pending.tensors)
+
+    def _give_up(self, link: Link, request: int) -> None:
+        link.forget(request)
+        try:
+            ignored, _ = link.start({"cmd": "cancel", "body": {"request": request}}, ())
+        except DaemonError:
+            return  # the connection is gone, and with it the request
+        link.forget(ignored)
+
+    def _usable_link(self) -> Link:
+        with self._lock:
+            if self._is_closed:
+                raise ConnectionLostError("this client was closed")
+            if self._link is None or not self._link.is_usable:
+                self._link = self._open()
+            return self._link
+
+    def _open(self) -> Link:
+        where = address.find(self.host, self.port, self._transport)
+        try:
+            return Link(where, self.name, self.timeout_s)
+        except (OSError, ConnectionLostError) as error:
+            raise self._unreachable(error) from error
+
+    def _reconnect(self, poll: Callable[[], None] | None) -> None:
+        for index, seconds in enumerate(RECONNECT_AFTER_S):
+            _sleep(seconds, poll)
+            try:
+                self._usable_link()
+            except DaemonUnreachableError:
+                if index == len(RECONNECT_AFTER_S) - 1:
+                    raise
+            else:
+                return
+
+    def _unreachable(self, error: Exception) -> DaemonUnreachableError:
+        return address.unreachable(self.host, self.port, error)
+
+
+def _sleep(seconds: float, poll: Callable[[], None] | None) -> None:
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if poll is not None:
+            poll()
+        time.sleep(min(left, 0.1))
+
+
+def _reply(command: str, header: dict[str, Any], tensors: dict[str, WireTensor]) -> Reply:
+    if header.get("ok") is not True:
+        raise error_from(header.get("error"))
+    row = COMMANDS[command]
+    raw = json.loads(bytes(tensors["json"].data)) if row.reply_as_json else header.get("body")
+    did = header.get("did")
+    if did is not None and isinstance(raw, dict) and "did" in getattr(row.reply, "__slots__", ()):
+        raw = {**raw, "did": did}
+    return Reply(
+        body=decode_body(row.reply, raw, strict=False),
+        tensors=tensors,
+        did=None if did is None else decode_body(Did, did, strict=False),
+        timing=decode_body(Timing, header.get("ms") or {}, strict=False),
+    )

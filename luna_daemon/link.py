@@ -1,0 +1,259 @@
+"""The client's end of one connection: handshake, many requests in flight from many threads, one reader at a time.
+
+There is no reader thread: whoever waits and finds nobody reading reads for all. So a lone ping costs no thread switch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import luna_engine
+from luna_daemon import auth, frames
+from luna_daemon.fields import decode_body, plain
+from luna_daemon.messages import Auth, Challenge, ClientInfo, Hello, Welcome
+from luna_daemon.stream import ConnectionLostError, FrameReader, send_all, wait_readable
+from luna_daemon.transport import InlineTransport
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from luna_daemon.frames import WireTensor
+
+HANDSHAKE_SECONDS = 2.0
+SLICE_SECONDS = 0.1
+SEND_STALL_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a daemon listens: a Unix socket if ``path`` is set, else TCP."""
+
+    host: str
+    port: int
+    path: str | None = None
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"{self.host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Pending:
+    """One request that waits for its reply."""
+
+    header: dict[str, Any] | None = None
+    tensors: dict[str, WireTensor] = field(default_factory=dict)
+    error: DaemonError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        """Tell whether the reply or the end of the connection has come."""
+        return self.header is not None or self.error is not None
+
+
+class Link:
+    """An authenticated connection."""
+
+    def __init__(self, address: Address, client_name: str, timeout_s: float) -> None:
+        """Connect and shake hands.
+
+        Raises:
+            OSError: nobody listens there.
+            DaemonError: ``daemon-auth``, ``protocol-mismatch``, or the connection was lost.
+        """
+        self.address = address
+        self.pid = os.getpid()
+        self._socket = _connect(address, timeout_s)
+        self._reader = FrameReader(self._socket, frames.Limits())
+        self._transport = InlineTransport()
+        self._sending = threading.Lock()
+        self._turn = threading.Condition()
+        self._is_reading = False
+        self._pending: dict[int, Pending] = {}
+        self._ids = itertools.count(1)
+        self._lost: DaemonError | None = None
+        try:
+            self.welcome = self._shake_hands(client_name)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_usable(self) -> bool:
+        """Tell whether requests may be sent: not lost, and not inherited over a fork."""
+        return self._lost is None and self.pid == os.getpid()
+
+    def _shake_hands(self, client_name: str) -> Welcome:
+        deadline = time.monotonic() + HANDSHAKE_SECONDS
+        nonce = auth.new_nonce()
+        who = ClientInfo(client_name, luna_engine.__version__, os.getpid())
+        body = self._handshake_call("hello", plain(Hello(nonce=nonce, client=who)), deadline)
+        if self.address.path is None:
+            challenge = decode_body(Challenge, body, strict=False)
+            token = auth.read_token()
+            expected = auth.proof(token, "server", self.address.port, nonce, challenge.nonce)
+            if not auth.is_proof(challenge.proof, expected):
+                raise DaemonError(
+                    "daemon-auth",
+                    f"what listens at {self.address} does not know this user's token",
+                    "another program or another user's daemon has the port; nothing was sent to it",
+                )
+            mine = auth.proof(token, "client", self.address.port, nonce, challenge.nonce)
+            body = self._handshake_call("auth", plain(Auth(mine)), deadline)
+        return decode_body(Welcome, body, strict=False)
+
+    def _handshake_call(self, command: str, body: dict[str, Any], deadline: float) -> Any:
+        request = {"id": next(self._ids), "cmd": command, "body": body}
+        send_all(self._socket, frames.encode_frame(request, limit=frames.HELLO_BYTES_MAX), HANDSHAKE_SECONDS)
+        if not self._reader.has_bytes and not wait_readable(self._socket, deadline - time.monotonic()):
+            raise ConnectionLostError(f"{self.address} accepted the connection but does not answer")
+        header = self._reader.announced().header
+        if header.get("ok") is not True:
+            raise error_from(header.get("error"))
+        return header.get("body")
+
+    def start(self, header: dict[str, Any], tensors: Sequence[WireTensor]) -> tuple[int, Pending]:
+        """Send a request.
+
+        Returns:
+            Its id, and what `wait` takes.
+
+        Raises:
+            ConnectionLostError: the connection is or goes down; the request may or may not have arrived.
+            DaemonError: ``tensor-invalid`` or ``request-invalid``; nothing was sent.
+        """
+        pending = Pending()
+        with self._turn:
+            if self._lost is not None:
+                raise ConnectionLostError(self._lost.message)
+            request = next(self._ids)
+            self._pending[request] = pending
+        try:
+            buffers = frames.encode_frame({"id": request, **header}, tensors)
+            with self._sending:
+                send_all(self._socket, buffers, SEND_STALL_SECONDS)
+        except ConnectionLostError as error:
+            self._fail(error)
+            raise
+        except DaemonError:
+            self.forget(request)
+            raise
+        return request, pending
+
+    def forget(self, request: int) -> None:
+        """Stop waiting for a request; its late reply is dropped."""
+        with self._turn:
+            self._pending.pop(request, None)
+
+    def wait(self, pending: Pending, deadline: float, poll: Callable[[], None] | None) -> bool:
+        """Wait for a reply, reading for everybody where nobody else does.
+
+        Args:
+            pending: from `start`.
+            deadline: in the time of `time.monotonic`.
+            poll: called between slices of at most 0.1 s; what it raises goes through.
+
+        Returns:
+            False if the deadline came first.
+        """
+        while not pending.is_done:
+            if poll is not None:
+                poll()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._wait_slice(pending, min(left, SLICE_SECONDS))
+        return True
+
+    def _wait_slice(self, pending: Pending, seconds: float) -> None:
+        with self._turn:
+            if pending.is_done:
+                return
+            if self._is_reading:
+                self._turn.wait(seconds)
+                return
+            self._is_reading = True
+        try:
+            if self._reader.has_bytes or wait_readable(self._socket, seconds):
+                self._read_one()
+        except (DaemonError, OSError, ValueError) as error:
+            lost = error if isinstance(error, DaemonError) else ConnectionLostError(str(error))
+            self._fail(lost)
+        finally:
+            with self._turn:
+                self._is_reading = False
+                self._turn.notify_all()
+
+    def _read_one(self) -> None:
+        announced = self._reader.announced(payload_limit=frames.Limits().payload_out_bytes)
+        header = announced.header
+        request = header.get("id")
+        pending = self._pending.get(request) if isinstance(request, int) and "ok" in header else None
+        if pending is None:
+            self._reader.skip(announced.payload_bytes)  # a reply given up, a part, an event
+            if header.get("ok") is False and request is None:
+                raise error_from(header.get("error"))  # the daemon closes the connection, and says why
+            return
+        tensors = self._transport.receive(self._reader, announced)
+        with self._turn:
+            self._pending.pop(request, None)  # type: ignore[arg-type]  # it is an int where pending was found
+            pending.tensors = tensors
+            pending.header = header
+
+    def _fail(self, error: DaemonError) -> None:
+        with self._turn:
+            if self._lost is None:
+                self._lost = error
+            for pending in self._pending.values():
+                pending.error = self._lost
+            self._pending.clear()
+            self._turn.notify_all()
+        self._socket.close()
+
+    def close(self) -> None:
+        """Close the connection; waiting requests fail with ``connection-lost``."""
+        if self.pid == os.getpid():
+            self._hang_up()
+        self._fail(ConnectionLostError("the connection was closed here"))
+
+    def _hang_up(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it is down already
+
+
+def _connect(address: Address, timeout_s: float) -> socket.socket:
+    if address.path is not None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            connection.settimeout(timeout_s)
+            connection.connect(address.path)
+        except BaseException:
+            connection.close()
+            raise
+    else:
+        connection = socket.create_connection((address.host, address.port), timeout_s)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.settimeout(None)
+    return connection
+
+
+def error_from(record: object) -> DaemonError:
+    """Return the error that a reply carries."""
+    if not isinstance(record, dict):
+        return DaemonError("frame-invalid", "the daemon sent an error without a code")
+    hint, retry, details = (record.get(key) for key in ("hint", "retry_after_ms", "details"))
+    return DaemonError(
+        str(record.get("code", "internal")),
+        str(record.get("message", "")),
+        hint if isinstance(hint, str) else None,
+        retry_after_ms=retry if isinstance(retry, int) else None,
+        details=details if isinstance(details, dict) else None,
+    )

@@ -1,0 +1,61 @@
+"""Between wire tensors and torch tensors. torch is imported when the first one is converted."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from luna_daemon.frames import WireTensor
+
+if TYPE_CHECKING:
+    import torch
+
+_NAMES = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "f8_e4m3": "float8_e4m3fn",
+    "f8_e5m2": "float8_e5m2",
+    "i64": "int64",
+    "i32": "int32",
+    "u8": "uint8",
+    "bool": "bool",
+}
+
+
+def to_torch(tensor: WireTensor, *, is_copying: bool = False) -> torch.Tensor:
+    """Return a CPU tensor over the received bytes.
+
+    Args:
+        tensor: what came over the wire. Received memory is writable; the tensor keeps it alive.
+        is_copying: give the tensor memory of its own, for bytes that are read-only or used again.
+    """
+    import torch
+
+    dtype = getattr(torch, _NAMES[tensor.dtype])
+    if tensor.nbytes == 0:
+        return torch.empty(tensor.shape, dtype=dtype)
+    source = bytearray(tensor.data) if is_copying or tensor.data.readonly else tensor.data
+    raw = torch.frombuffer(source, dtype=torch.uint8)
+    if raw.data_ptr() % dtype.itemsize:
+        raw = raw.clone()  # behind a segment of odd length
+    return raw.view(dtype).reshape(tensor.shape)
+
+
+def from_torch(name: str, tensor: torch.Tensor) -> WireTensor:
+    """Return a wire tensor over a tensor's memory; one on a device or with gaps is copied first.
+
+    Raises:
+        ValueError: a dtype that the wire does not carry, or a big-endian machine.
+    """
+    import torch
+
+    if sys.byteorder != "little":
+        raise ValueError("the wire is little-endian")
+    names = {getattr(torch, long): short for short, long in _NAMES.items()}
+    if tensor.dtype not in names:
+        raise ValueError(f"{name}: {tensor.dtype} does not cross the wire")
+    plain = tensor.detach().to("cpu").contiguous()
+    data = memoryview(plain.reshape(-1).view(torch.uint8).numpy()) if plain.numel() else memoryview(b"")
+    return WireTensor(name, names[tensor.dtype], tuple(plain.shape), data)
