@@ -1,0 +1,128 @@
+"""The one table of actions: what a person can do, with which key, how grave it is, and the same thing for a shell.
+
+Screens take their key bindings, footer, help and palette entries from here. A row stands here only if its handler
+(``do_<id with _ for .>`` on the screen or the application) works.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Grade(Enum):
+    """How an action is confirmed: not at all, by a question that names the loss, or by typing the name."""
+
+    NONE = "none"
+    ASK = "ask"
+    TYPED = "typed"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One row of the table.
+
+    ``cli`` is the command line with ``{target}`` for what the action is applied to; where there is none, ``no_cli``
+    says why. ``screens`` empty means everywhere. ``shown`` puts it in the footer.
+    """
+
+    id: str
+    label: str
+    keys: str
+    help: str
+    screens: tuple[str, ...] = ()
+    grade: Grade = Grade.NONE
+    mutates: bool = False
+    cli: str | None = None
+    no_cli: str | None = None
+    shown: bool = True
+    priority: bool = False
+
+    @property
+    def handler(self) -> str:
+        """Return the name of the method that does it."""
+        return "do_" + self.id.replace(".", "_")
+
+
+_VIEW = "only moves what is seen"
+
+GLOBAL = (
+    Action("screen.overview", "Overview", "1,alt+1", "Daemons and their logs.", no_cli=_VIEW, shown=False),
+    Action("screen.gpu", "GPU", "2,alt+2", "Who has the VRAM.", no_cli=_VIEW, shown=False),
+    Action("screen.weights", "Weights", "3,alt+3", "Checkpoints and conversions.", no_cli=_VIEW, shown=False),
+    Action("screen.wildcards", "Wildcards", "4,alt+4", "Wildcard files and samples.", no_cli=_VIEW, shown=False),
+    Action("screen.links", "Links", "5,alt+5", "LoRAs and embeddings.", no_cli=_VIEW, shown=False),
+    Action("screen.events", "Events", "6,alt+6", "What happened, and the logs.", no_cli=_VIEW, shown=False),
+    Action("pane.next", "pane", "tab", "Go to the next pane.", no_cli=_VIEW, shown=False),
+    Action("pane.previous", "pane back", "shift+tab", "Go to the pane before.", no_cli=_VIEW, shown=False),
+    Action("pane.zoom", "zoom", "z", "Give the whole screen to the current pane, or back.", no_cli=_VIEW, shown=False),
+    Action("app.refresh", "refresh", "ctrl+r", "Read everything again.", no_cli="a new command reads anew", shown=False),
+    Action("app.command_line", "command", "at", "Show the last actions as command lines.", no_cli="shows other command lines", shown=False),
+    Action("app.help", "help", "question_mark,f1", "The keys that work here.", no_cli="luna --help says it"),
+    Action("app.back", "back", "escape", "Undo one layer: dialog, filter, opened row.", no_cli=_VIEW, shown=False),
+    Action("app.quit", "quit", "q,ctrl+q", "Leave. Daemons keep running.", no_cli="a command ends by itself", shown=False),
+)  # fmt: skip
+
+# In every list and log, where a widget of that kind has the focus or is the screen's main one.
+LISTS = (
+    Action("list.filter", "filter", "slash", "Show only rows with these words; !not, ~regex, a|b, column:word.",
+           screens=("overview", "gpu", "links", "events"), no_cli="a shell has grep"),
+    Action("list.sort", "sort", "o", "Sort by a column: o, then the marked letter; again reverses.",
+           screens=("overview", "gpu", "links", "events"), no_cli="a shell has sort", shown=False),
+)  # fmt: skip
+
+OVERVIEW = (
+    Action("daemon.start", "start", "s", "Start the daemon under the cursor.", ("overview",), Grade.NONE, True,
+           "luna daemon start {target}"),
+    Action("daemon.stop", "stop", "x", "Stop it: drain, then SIGTERM, then SIGKILL.", ("overview",), Grade.ASK, True,
+           "luna daemon stop {target}"),
+    Action("daemon.restart", "restart", "r", "Stop and start; from back-off, start now.", ("overview",), Grade.ASK,
+           True, "luna daemon restart {target}"),
+    Action("daemon.kill", "kill", "K", "End its process at once, without asking it.", ("overview",), Grade.TYPED, True,
+           "luna daemon stop {target} --force"),
+    Action("daemon.adopt", "adopt", "a", "Look for daemons that already run.", ("overview",), Grade.NONE, True,
+           no_cli="luna daemon status finds them by itself"),
+    Action("daemon.configure", "configure", "c", "Set up a new daemon.", ("overview",), Grade.NONE, True,
+           no_cli="a form; settings.toml holds the same"),
+    Action("daemon.edit", "edit", "e", "Change the daemon under the cursor.", ("overview",), Grade.NONE, True,
+           no_cli="a form; settings.toml holds the same", shown=False),
+    Action("daemon.forget", "forget", "d", "Remove a stopped daemon from the settings.", ("overview",), Grade.ASK,
+           True, no_cli="remove its table from settings.toml", shown=False),
+    Action("daemon.log", "log", "l", "Go to its log.", ("overview",), cli="luna daemon logs {target} --follow"),
+)  # fmt: skip
+
+GPU = (
+    Action("gpu.reset_peak", "reset peak", "c", "Forget the highest use seen.", ("gpu",),
+           no_cli="peaks belong to this window"),
+)  # fmt: skip
+
+LOGS = (
+    Action("log.follow", "follow", "F", "Follow the log again.", ("overview", "events"), no_cli=_VIEW, shown=False),
+    Action("log.level", "level", "v", "Least level that is shown.", ("overview", "events"), no_cli=_VIEW, shown=False),
+    Action("log.time", "time", "t", "Time of lines: clock, none.", ("overview", "events"), no_cli=_VIEW, shown=False),
+    Action("log.clear", "clear", "ctrl+l", "Clear the view; the file stays.", ("overview", "events"), no_cli=_VIEW,
+           shown=False),
+    Action("item.copy", "copy", "y", "Copy the line or name under the cursor.", ("overview", "gpu", "links", "events"),
+           no_cli="a shell has the clipboard's own tools", shown=False),
+)  # fmt: skip
+
+LINKS: tuple[Action, ...] = ()
+EVENTS = (
+    Action("item.open", "open", "enter", "Go to where it happened.", ("events",), no_cli=_VIEW),
+)  # fmt: skip
+
+# WEIGHTS and WILDCARDS are the sections of screens 3 and 4.
+WEIGHTS: tuple[Action, ...] = ()
+WILDCARDS: tuple[Action, ...] = ()
+
+TABLE: dict[str, Action] = {
+    action.id: action
+    for action in (*OVERVIEW, *GPU, *WEIGHTS, *WILDCARDS, *LINKS, *EVENTS, *LISTS, *LOGS, *GLOBAL)
+}
+
+
+def on_screen(screen: str) -> tuple[Action, ...]:
+    """Return the actions of a screen, its own before the global ones."""
+    return tuple(
+        action for action in TABLE.values() if (screen in action.screens if action.screens else True)
+    )

@@ -1,0 +1,162 @@
+"""Recorded snapshots for `luna_tui.backend.fake`: a small house with two cards at work, and the same house empty."""
+
+from __future__ import annotations
+
+from luna_engine.errors import InputFileError, LunaError, SettingsError
+from luna_tui.views import (
+    DaemonRow,
+    EventRow,
+    EventsView,
+    ExitView,
+    Failure,
+    FormChoices,
+    GpuCard,
+    GpuProcess,
+    GpusView,
+    LinkRow,
+    LinksView,
+    MemoryView,
+    ModelFile,
+    SetView,
+)
+
+NOW = 1_763_966_200.0  # 2025-11-24 06:36:40 UTC
+GIB = 1024**3
+MIB = 1024**2
+
+SETTINGS_BROKEN = SettingsError(
+    "settings-invalid", "not valid TOML: expected '=' after a key", "mend the line, or move the file away",
+    file="settings.toml", line=12,
+)  # fmt: skip
+GPU_BROKEN = LunaError("nvml-gpu-lost", "the card fell off the bus", "reboot needed")
+ROOT_GONE = InputFileError("root-missing", "/models/loras does not exist", "create it, or correct LUNA_MODELS")
+EVENTS_BROKEN = LunaError("events-unreadable", "the event file cannot be read: permission denied", "check its mode")
+
+_CRASH = ExitView(
+    NOW - 9, None, 9, "ended by signal 9 while memory rose: probably the system, RAM short", 9_800 * MIB, 3_480 * MIB,
+    ("decode 1x4x128x128 tiled 64/16", "CUDA out of memory: 1.50 GiB asked, 0.91 free", "halving the batch, then tiles"),
+)  # fmt: skip
+
+
+def daemons(scene: str) -> tuple[DaemonRow, ...]:
+    """Return the recorded daemons of a scene."""
+    if scene == "empty":
+        return ()
+    has_gpu = scene != "no-gpu"
+    first, second = ("cuda:0", "cuda:1") if has_gpu else ("cpu", "cpu")
+    return (
+        DaemonRow(
+            "clip", "clip", "ready", second, 19283, pid=41233, uptime_s=8047, rss_bytes=1_912 * MIB,
+            vram_bytes=4_980 * MIB if has_gpu else None, queue_depth=0, backend="native: transformers 5.24",
+            clients=("comfy:8188 shm", "comfy:8189 inline"),
+            sets=(
+                SetView("sdxl", "sdxl", ("l", "g"), 1_570 * MIB, "bf16", "device", pinned=True),
+                SetView("flux", "flux", ("l", "t5xxl"), 3_410 * MIB, "bf16", "device"),
+            ),
+            log_path=None,
+        ),
+        DaemonRow(
+            "vae", "vae", "backoff", first, 19284, reason="ended by signal 9: out of memory?", restarts_total=3,
+            backoff_s=8, last_exit=_CRASH,
+        ),
+        DaemonRow("spare", "full", "stopped", "cpu", 19285, reason="stopped by you", restarts_total=1),
+        DaemonRow(
+            "vision", "clip", "loading", second, 19286, pid=41801, uptime_s=6, rss_bytes=812 * MIB,
+            phase="reading l of sd15", phase_fraction=0.62,
+        ),
+    )  # fmt: skip
+
+
+def _history(start: float, end: float) -> tuple[float, ...]:
+    steps = 60
+    return tuple(
+        (start + (end - start) * min(1.0, index / 38) + (0.6 if index % 17 > 12 else 0)) * GIB for index in range(steps)
+    )
+
+
+def gpus(scene: str) -> GpusView:
+    """Return the recorded cards of a scene."""
+    memory = MemoryView(64 * GIB, 21 * GIB, 43 * GIB, (
+        GpuProcess(41233, "luna clip", "daemon", 1_912 * MIB, "system"),
+        GpuProcess(41801, "luna vision", "daemon", 812 * MIB, "system"),
+    ) if scene != "empty" else ())  # fmt: skip
+    if scene == "no-gpu":
+        reason = Failure(
+            "nvml-missing", "libnvidia-ml is not installed: no NVIDIA driver here", "daemons can run on the CPU"
+        )
+        return GpusView(NOW, "nvml", None, reason, (), memory)
+    busy = scene != "empty"
+    first = GpuCard(
+        "GPU-3f2a81c0", 0, "NVIDIA GeForce RTX 4090", total_bytes=24 * GIB, used_bytes=int(18.1 * GIB) if busy else 0,
+        free_bytes=int(5.9 * GIB) if busy else 24 * GIB, peak_bytes=int(22.7 * GIB), peak_at=NOW - 1480,
+        util_percent=91 if busy else 0, temperature_c=67, power_w=310.0, history=_history(5, 17.5) if busy else (),
+        processes=(
+            GpuProcess(40112, "python main.py", "other", int(11.2 * GIB), "nvml", peak_bytes=16 * GIB),
+            GpuProcess(40990, "python main.py", "other", int(4.4 * GIB), "nvml", peak_bytes=int(4.4 * GIB)),
+            GpuProcess(43950, "luna vae", "daemon", int(1.1 * GIB), "self-report", peak_bytes=int(1.9 * GIB)),
+            GpuProcess(2203, "Xorg", "other", int(0.4 * GIB), "nvml", peak_bytes=int(0.4 * GIB)),
+            GpuProcess(None, "driver and unexplained", "remainder", 1 * GIB, "remainder"),
+        ) if busy else (),
+    )  # fmt: skip
+    second = GpuCard(
+        "GPU-90c1d2aa", 1, "NVIDIA GeForce RTX 3090", total_bytes=24 * GIB, used_bytes=int(5.2 * GIB) if busy else 0,
+        free_bytes=int(18.8 * GIB) if busy else 24 * GIB, peak_bytes=6 * GIB, peak_at=NOW - 5190,
+        util_percent=3, temperature_c=41, power_w=28.0, history=_history(4, 5) if busy else (),
+        processes=(
+            GpuProcess(41233, "luna clip", "daemon", int(4.9 * GIB), "nvml", peak_bytes=int(5.4 * GIB)),
+            GpuProcess(None, "driver and unexplained", "remainder", int(0.3 * GIB), "remainder"),
+        ) if busy else (),
+    )  # fmt: skip
+    return GpusView(NOW, "nvml", "580.95", None, (first, second), memory)
+
+
+def events(scene: str) -> EventsView:
+    """Return the recorded events of a scene."""
+    if scene == "empty":
+        return EventsView(NOW)
+    rows = (
+        EventRow("e1", NOW - 9, "error", "vae", "daemon-crashed", _CRASH.reason,
+                 "--precision bf16 halves the weights in RAM"),
+        EventRow("e2", NOW - 8, "warning", "vae", "daemon-backoff", "start 4 in 8 s"),
+        EventRow("e3", NOW - 44, "info", "you", "command", "vision is starting", None, "luna daemon start vision"),
+        EventRow("e4", NOW - 2070, "warning", "settings", "settings-ignored",
+                 "daemon.speed: unknown setting; known here: host, port", None, None, 2),
+        EventRow("e5", NOW - 2308, "info", "you", "command", "spare has stopped", None, "luna daemon stop spare"),
+        EventRow("e6", NOW - 8047, "info", "clip", "daemon-ready", "ready after 4.1 s on cuda:1"),
+    )  # fmt: skip
+    return EventsView(NOW, rows)
+
+
+def links(scene: str) -> LinksView:
+    """Return the recorded LoRAs of a scene."""
+    if scene == "empty":
+        return LinksView(NOW)
+    root = "/models/loras"
+    rows = (
+        LinkRow(f"{root}/char/elara_v3.safetensors", "char/elara_v3", "lora", root, 218 * MIB, "sdxl", "header", 32,
+                ("unet", "l", "g"), ("elara", "silver hair")),
+        LinkRow(f"{root}/style/detail_tweaker_xl.safetensors", "style/detail_tweaker_xl", "lora", root, 218 * MIB,
+                "sdxl", "header", 64, ("unet", "l", "g")),
+        LinkRow(f"{root}/old/gothic_sd15.safetensors", "old/gothic_sd15", "lora", root, 36 * MIB, "sd15", "header", 16,
+                ("unet", "l"), ("gothic dress",)),
+        LinkRow(f"{root}/broken.safetensors", "broken", "lora", root, 4_096, problem=Failure(
+            "file-damaged", "the header promises 36.0 MiB, 4 KiB are there", "copy it again")),
+        LinkRow("/models/embeddings/bad_hands.safetensors", "bad_hands", "embedding", "/models/embeddings", 24_576,
+                "sd15", "guess"),
+    )  # fmt: skip
+    return LinksView(NOW, (root, "/models/embeddings"), rows)
+
+
+def choices(scene: str) -> FormChoices:
+    """Return what the recorded form offers."""
+    if scene == "empty":
+        return FormChoices()
+    cards = (("cuda:0", "cuda:0 RTX 4090, 5.9 GiB free"), ("cuda:1", "cuda:1 RTX 3090, 18.8 GiB free"))
+    return FormChoices(
+        tuple(row.name for row in daemons(scene)),
+        (("cpu", "cpu"), *(cards if scene != "no-gpu" else ())),
+        ("sdxl", "flux"),
+        (ModelFile("/models/checkpoints/sd15.safetensors", "checkpoints/sd15", "sd15", ("l", "vae"), 2 * GIB),),
+        ("/models",),
+        19287,
+    )

@@ -1,0 +1,1 @@
+"""What the machine's graphics cards and memory say. Providers: NVML, and none with the reason."""

@@ -1,0 +1,1 @@
+"""Widgets of the application. They are dumb: view models in, messages up."""
