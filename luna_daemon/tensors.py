@@ -57,5 +57,5 @@ def from_torch(name: str, tensor: torch.Tensor) -> WireTensor:
     if tensor.dtype not in names:
         raise ValueError(f"{name}: {tensor.dtype} does not cross the wire")
     plain = tensor.detach().to("cpu").contiguous()
-    data = memoryview(plain.reshape(-1).view(torch.uint8).numpy()) if plain.numel() else memoryview(b"")
+    data = plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
     return WireTensor(name, names[tensor.dtype], tuple(plain.shape), data)
