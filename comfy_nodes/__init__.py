@@ -1,0 +1,18 @@
+"""Luna's ComfyUI nodes: thin adapters from ComfyUI's types to the engine or a daemon, and back.
+
+One module per family. Only what works is registered. ComfyUI itself is touched in `comfy` alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import comfy, daemon, models, wildcards
+
+_NODES: tuple[type[Any], ...] = (*wildcards.NODES, *daemon.NODES, *models.NODES)
+
+NODE_CLASS_MAPPINGS: dict[str, type[Any]] = {node.__name__: node for node in _NODES}
+NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {node.__name__: node.DISPLAY_NAME for node in _NODES}
+WEB_DIRECTORY = "./comfy_nodes/web"  # seen from the clone's root, as ComfyUI joins it to the folder it loaded
+
+comfy.register()

@@ -1,0 +1,211 @@
+"""The one module that touches ComfyUI: its folders, interrupt, progress, tokenizers, memory and notices.
+
+ComfyUI's modules are imported when used, never at the top: the pack's classes can be looked at, documented and
+tested on a machine without ComfyUI. Names that differ between versions are asked for with ``hasattr`` here only.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import ipaddress
+import logging
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luna_engine.errors import LunaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_log = logging.getLogger("luna")
+_TOKENIZERS = {"sd15": ("comfy.sd1_clip", "SD1Tokenizer"), "sdxl": ("comfy.sdxl_clip", "SDXLTokenizer")}
+_FAMILY_OF_LATENT_FORMAT = {"SD15": "sd15", "SDXL": "sdxl", "SD3": "sd3", "Flux": "flux"}
+"""ComfyUI's latent format classes; Z-Image uses Flux's."""
+WILDCARD_SUFFIXES = frozenset({".txt", ".yaml", ".yml", ".json"})
+
+
+class ComfyHost:
+    """What Luna's nodes and proxies need of the ComfyUI they run in (`luna_daemon.proxy.HostHooks`)."""
+
+    def check_interrupt(self) -> None:
+        """Raise ComfyUI's interrupt exception if the user has pressed cancel."""
+        import comfy.model_management as management
+
+        management.throw_exception_if_processing_interrupted()
+
+    def intermediate_device(self) -> Any:
+        """Return the torch device on which ComfyUI keeps conditioning, latents and images."""
+        import comfy.model_management as management
+
+        return management.intermediate_device()
+
+    def tokenize(self, family: str, text: str) -> tuple[dict[str, Any], list[str]]:
+        """Tokenize with ComfyUI's own tokenizer of a family and ComfyUI's embedding folders.
+
+        Returns:
+            The token dictionary, and the names of embeddings that were asked for and not found.
+
+        Raises:
+            LunaError: ``model-unsupported`` for a family whose tokenizer is not known here.
+        """
+        if family not in _TOKENIZERS:
+            raise LunaError("model-unsupported", f"prompts for {family} cannot be tokenized here yet")
+        return _Tokenizer.of(family).tokenize(text)
+
+    def model_family(self, model: Any) -> str | None:
+        """Name the family of a MODEL by its latent format, or None if Luna does not know it."""
+        latent_format = getattr(getattr(model, "model", None), "latent_format", None)
+        return _FAMILY_OF_LATENT_FORMAT.get(type(latent_format).__name__)
+
+    def clip_roles(self, clip: Any) -> tuple[str, ...]:
+        """Name the encoders of a CLIP as its token dictionary does: ``clip_l`` is ``l``."""
+        return tuple(name.removeprefix("clip_") for name, _ in clip.cond_stage_model.named_children())
+
+    def is_patched(self, patcher: Any) -> bool:
+        """Tell whether a model differs from its file: LoRAs, merges, hooks, replaced objects."""
+        return any(
+            bool(getattr(patcher, name, None))
+            for name in ("patches", "hook_patches", "object_patches", "weight_wrapper_patches", "forced_hooks")
+        )
+
+    def weights_of(self, patcher: Any) -> Callable[[], dict[str, Any] | None]:
+        """Return a function that gives a model's unpatched weights by name, or None once the model is gone.
+
+        Only weak references are kept. Another clone's LoRA may be patched into the shared weights in place; the
+        originals are then in the patcher's backup.
+        """
+        model, owner = weakref.ref(patcher.model), weakref.ref(patcher)
+
+        def weights() -> dict[str, Any] | None:
+            module = model()
+            if module is None:
+                return None
+            backup = getattr(owner(), "backup", {})
+            originals = {name: saved.weight for name, saved in backup.items() if name in module.state_dict()}
+            tensors = {**module.state_dict(), **originals}
+            # ComfyUI uses CLIP-L's projection for no family and leaves it uninitialised if the file has none.
+            tensors.pop("clip_l.transformer.text_projection.weight", None)
+            return tensors
+
+        return weights
+
+    def release(self, patcher: Any) -> int:
+        """Take a model off its device through ComfyUI's memory management.
+
+        Returns:
+            Bytes freed on the device; 0 where the model computes in main memory anyway.
+        """
+        import comfy.model_management as management
+
+        freed = 0
+        for loaded in list(management.current_loaded_models):
+            held = loaded.model
+            if held is None or not (held is patcher or patcher.is_clone(held)):
+                continue
+            freed += 0 if management.is_device_cpu(loaded.device) else int(held.loaded_size())
+            if loaded.model_unload():
+                management.current_loaded_models.remove(loaded)
+        return freed
+
+    def wildcard_folders(self) -> tuple[Path, ...]:
+        """Return ComfyUI's ``wildcards`` folders that exist, those of extra_model_paths included."""
+        import folder_paths
+
+        return tuple(Path(folder) for folder in folder_paths.get_folder_paths("wildcards") if Path(folder).is_dir())
+
+    def readable_roots(self) -> tuple[Path, ...] | None:
+        """Return the folders a node may read from, or None for "anywhere".
+
+        Anywhere is allowed when ComfyUI listens on loopback only: whoever reaches it is on this machine.
+        """
+        import folder_paths
+        from comfy.cli_args import args
+
+        if all(_is_loopback(address) for address in str(args.listen).split(",")):
+            return None
+        places = [
+            folder_paths.get_input_directory(),
+            folder_paths.get_output_directory(),
+            folder_paths.get_temp_directory(),
+            folder_paths.models_dir,
+            *folder_paths.get_folder_paths("wildcards"),
+        ]
+        return tuple(Path(place).resolve() for place in places)
+
+    def notice(self, message: str) -> None:
+        """Tell the user that something was done other than asked: a line in the log and a toast."""
+        from server import PromptServer
+
+        _log.warning("%s", message)
+        PromptServer.instance.send_sync("luna.notice", {"message": message})
+
+
+_HOST = ComfyHost()
+
+
+class _Tokenizer:
+    """One of ComfyUI's tokenizers, with a note of the embeddings it does not find (it only logs them)."""
+
+    def __init__(self, family: str) -> None:
+        import folder_paths
+
+        module, name = _TOKENIZERS[family]
+        self._inner = getattr(importlib.import_module(module), name)(
+            embedding_directory=folder_paths.get_folder_paths("embeddings")
+        )
+        self._lost: list[str] = []
+        self._lock = threading.Lock()
+        for part in vars(self._inner).values():
+            if hasattr(part, "_try_get_embedding"):
+                part._try_get_embedding = self._noting(part._try_get_embedding)  # noqa: SLF001 - the only place that knows
+
+    @classmethod
+    @functools.cache
+    def of(cls, family: str) -> _Tokenizer:
+        """Return the tokenizer of a family; reading the vocabulary takes 0.1 s and is done once."""
+        return cls(family)
+
+    def _noting(self, lookup: Callable[[str], tuple[Any, str]]) -> Callable[[str], tuple[Any, str]]:
+        def noting(name: str) -> tuple[Any, str]:
+            embedding, rest = lookup(name)
+            if embedding is None:
+                self._lost.append(name.split(maxsplit=1)[0].rstrip(","))
+            return embedding, rest
+
+        return noting
+
+    def tokenize(self, text: str) -> tuple[dict[str, Any], list[str]]:
+        """Return the tokens and the embeddings not found, each once."""
+        with self._lock:
+            self._lost.clear()
+            tokens = self._inner.tokenize_with_weights(text)
+            return tokens, list(dict.fromkeys(self._lost))
+
+
+def current_host() -> ComfyHost:
+    """Return the ComfyUI this process runs in."""
+    return _HOST
+
+
+def register() -> None:
+    """Make ComfyUI know the ``wildcards`` folder; does nothing where no ComfyUI runs."""
+    folder_paths = sys.modules.get("folder_paths")
+    if folder_paths is None:
+        return
+    folder_paths.add_model_folder_path("wildcards", str(Path(folder_paths.models_dir) / "wildcards"))
+    folders, suffixes = folder_paths.folder_names_and_paths["wildcards"]
+    folder_paths.folder_names_and_paths["wildcards"] = (folders, set(suffixes) | WILDCARD_SUFFIXES)
+
+
+def _is_loopback(address: str) -> bool:
+    address = address.strip()
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

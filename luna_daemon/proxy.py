@@ -1,0 +1,344 @@
+"""DaemonCLIP and DaemonVAE: objects that ComfyUI's own nodes accept as CLIP and VAE, computing in a daemon.
+
+No stock node checks the type of what it is given, so these are plain classes with the members those nodes use.
+State that a prompt can set (layer, tokenizer options, hooks) is per clone and travels with each request; the set,
+its tokenizer and its names are shared between clones. ComfyUI is reached through `HostHooks` alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from luna_daemon.encode_messages import Tile
+from luna_daemon.remote import HostHooks, RemoteOnlyError, RemoteSet
+from luna_daemon.stand_ins import PatcherStandIn, RemoteModule, reject_patches
+from luna_daemon.token_item import TokenState, encode_item
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["DaemonCLIP", "DaemonVAE", "HostHooks", "RemoteOnlyError", "RemoteSet"]
+
+VAE_PREFIX = "first_stage_model."
+"""What stands before a VAE's names in a set; the module itself has them without."""
+
+
+class DaemonCLIP:
+    """A CLIP whose text encoders run in a daemon.
+
+    Args:
+        remote: the loaded set.
+        tokenizer: ComfyUI's own tokenizer of the family; ids, weights and inversion vectors travel, no text.
+    """
+
+    def __init__(self, remote: RemoteSet, tokenizer: Any) -> None:
+        self.remote = remote
+        self.tokenizer = tokenizer
+        self.layer_idx: int | None = None
+        self.layers: dict[str, int] | None = None
+        self.tokenizer_options: dict[str, Any] = {}
+        self.use_clip_schedule = False
+        self.apply_hooks_to_conds: Any = None
+        self.patcher = PatcherStandIn(remote, is_clip=True)
+        self.cond_stage_model = RemoteModule(remote, "clip.cond_stage_model")
+
+    def clone(self) -> DaemonCLIP:
+        """Return a copy whose state can be changed without touching this one."""
+        copy = DaemonCLIP(self.remote, self.tokenizer)
+        copy.layer_idx = self.layer_idx
+        copy.layers = self.layers
+        copy.tokenizer_options = dict(self.tokenizer_options)
+        copy.use_clip_schedule = self.use_clip_schedule
+        copy.apply_hooks_to_conds = self.apply_hooks_to_conds
+        copy.patcher = self.patcher.clone()
+        return copy
+
+    def clip_layer(self, layer_idx: int | None) -> None:
+        """Stop at this layer (-1 is the last), in every encoder; sent with each request."""
+        self.layer_idx = layer_idx
+
+    def set_tokenizer_option(self, option_name: str, value: Any) -> None:
+        """Set an option that is passed to the tokenizer."""
+        self.tokenizer_options[option_name] = value
+
+    def tokenize(self, text: str, return_word_ids: bool = False, **kwargs: Any) -> Any:  # noqa: FBT001, FBT002 - ComfyUI's signature
+        """Tokenize with ComfyUI's tokenizer; unknown keywords are passed on."""
+        options = {**self.tokenizer_options, **kwargs.get("tokenizer_options", {})}
+        if options:
+            kwargs["tokenizer_options"] = options
+        return self.tokenizer.tokenize_with_weights(text, return_word_ids, **kwargs)
+
+    def add_hooks_to_dict(self, pooled_dict: dict[str, Any]) -> dict[str, Any]:
+        """Add the hooks that shall travel with the conditioning."""
+        if self.apply_hooks_to_conds:
+            pooled_dict["hooks"] = self.apply_hooks_to_conds
+        return pooled_dict
+
+    def encode(self, text: str) -> Any:
+        """Tokenize and encode; return the conditioning tensor alone."""
+        return self.encode_from_tokens(self.tokenize(text))
+
+    def encode_from_tokens(
+        self,
+        tokens: Mapping[str, Any],
+        return_pooled: bool | str = False,  # noqa: FBT001, FBT002 - ComfyUI's signature
+        return_dict: bool = False,  # noqa: FBT001, FBT002 - ComfyUI's signature
+    ) -> Any:
+        """Encode a token dictionary.
+
+        Returns:
+            cond ``[1, tokens, width]`` f32; with ``return_pooled`` the pair (cond, pooled ``[1, width]`` or None);
+            with ``return_dict`` a dict of both, the encoder's extras and the hooks.
+        """
+        result = self._request(tokens, unprojected=return_pooled == "unprojected")
+        if return_dict:
+            return self.add_hooks_to_dict(result)
+        if return_pooled:
+            return result["cond"], result["pooled_output"]
+        return result["cond"]
+
+    def encode_from_tokens_scheduled(
+        self,
+        tokens: Mapping[str, Any],
+        unprojected: bool = False,  # noqa: FBT001, FBT002 - ComfyUI's signature
+        add_dict: Mapping[str, Any] | None = None,
+        show_pbar: bool = True,  # noqa: FBT001, FBT002, ARG002 - ComfyUI's signature; one request has no steps to show
+    ) -> list[list[Any]]:
+        """Encode into ComfyUI's CONDITIONING; with a clip schedule, one entry per keyframe.
+
+        Hooks that patch weights are refused when they are registered, so all keyframes share one result.
+        """
+        result = self._request(tokens, unprojected=unprojected)
+        extra = dict(add_dict or {})
+        hooks = self.patcher.forced_hooks
+        if hooks is None or not self.use_clip_schedule:
+            cond = result.pop("cond")
+            return [[cond, {**self.add_hooks_to_dict(result), **extra}]]
+        entries: list[list[Any]] = []
+        for (start, end), _ in hooks.get_hooks_for_clip_schedule():
+            if end < extra.get("start_percent", end) or start > extra.get("end_percent", start):
+                continue
+            entry = {
+                "pooled_output": _copy(result["pooled_output"]),
+                "clip_start_percent": start,
+                "clip_end_percent": end,
+                **extra,
+            }
+            entries.append([result["cond"].clone(), self.add_hooks_to_dict(entry)])
+        return entries
+
+    def _request(self, tokens: Mapping[str, Any], *, unprojected: bool) -> dict[str, Any]:
+        from luna_daemon.tensors import to_torch
+
+        layer = self.layers if self.layers is not None else self.layer_idx
+        roles = tuple(self.remote.facts.encoders)
+        state = TokenState(roles, layer, projected=False if unprojected else None)
+        item, tensors = encode_item(tokens, state)
+        host = self.remote.host
+        reply, returned = self.remote.call(
+            lambda client, set_id: client.encode_tokens(
+                set=set_id, items=(item,), tensors=tensors, poll=host.check_interrupt
+            )
+        )
+        encoded = reply.items[0]
+        device = host.intermediate_device()
+        result = {"cond": to_torch(returned[encoded.cond]).to(device), "pooled_output": None}
+        if encoded.pooled is not None:
+            result["pooled_output"] = to_torch(returned[encoded.pooled]).to(device)
+        for name, segment in encoded.extras.items():
+            result[name] = to_torch(returned[segment]).to(device)
+        return result
+
+    def add_patches(
+        self, patches: Mapping[Any, Any], strength_patch: float = 1.0, strength_model: float = 1.0
+    ) -> list[Any]:
+        """Accept patches that hit nothing here or change nothing; see `reject_patches` for the rest."""
+        return reject_patches(patches, self.remote.names(), (float(strength_patch), float(strength_model)))
+
+    def load_model(self, tokens: Any = None) -> PatcherStandIn:  # noqa: ARG002 - ComfyUI's signature
+        """Return the patcher's stand-in; the daemon loads by itself."""
+        return self.patcher
+
+    def get_ram_usage(self) -> int:
+        """Return 0: the weights are not in this process."""
+        return 0
+
+    def get_sd(self) -> Any:
+        """Refuse: saving needs the weights."""
+        raise RemoteOnlyError("clip.get_sd", self.remote.place)
+
+    def get_key_patches(self) -> Any:
+        """Refuse: merging needs the weights."""
+        raise RemoteOnlyError("clip.get_key_patches", self.remote.place)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "remote" not in self.__dict__:
+            raise AttributeError(name)
+        raise RemoteOnlyError(f"clip.{name}", self.remote.place)
+
+
+def _copy(tensor: Any) -> Any:
+    return None if tensor is None else tensor.clone()
+
+
+class DaemonVAE:
+    """A VAE that runs in a daemon. Reentrant: ControlNet encodes during sampling."""
+
+    def __init__(self, remote: RemoteSet) -> None:
+        facts = remote.facts.vae
+        if facts is None:
+            raise DaemonError("component-missing", f"{remote.place} has no VAE")
+        self.remote = remote
+        self.latent_channels = facts.latent_channels
+        self.latent_dim = facts.latent_dim
+        self.output_channels = facts.output_channels
+        self.downscale_ratio = self.upscale_ratio = facts.spatial
+        self.downscale_index_formula: Any = None
+        self.upscale_index_formula: Any = None
+        self.device = self.output_device = remote.host.intermediate_device()
+        self.patcher = PatcherStandIn(remote, is_clip=False, prefix=VAE_PREFIX)
+        self.first_stage_model = RemoteModule(remote, "vae.first_stage_model", VAE_PREFIX)
+        self._temporal = facts.temporal
+        self._dtype = facts.dtype
+
+    @property
+    def vae_dtype(self) -> Any:
+        """Return the dtype in which the daemon computes."""
+        import torch
+
+        return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(self._dtype, torch.float32)
+
+    def encode(self, pixel_samples: Any) -> Any:
+        """Encode images ``[B, H, W, C]`` in 0..1 to unscaled latents."""
+        return self._encode(pixel_samples, None)
+
+    def encode_tiled(
+        self,
+        pixel_samples: Any,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Any:
+        """Encode in tiles; sizes in pixels, 512 with 64 overlap unless given."""
+        return self._encode(pixel_samples, _tile((tile_x, tile_y, overlap), (512, 64), tile_t, overlap_t))
+
+    def decode(self, samples_in: Any, vae_options: Mapping[str, Any] | None = None) -> Any:
+        """Decode latents to images ``[B, H, W, C]`` in 0..1."""
+        return self._decode(samples_in, None, vae_options)
+
+    def decode_tiled(
+        self,
+        samples: Any,
+        tile_x: int | None = None,
+        tile_y: int | None = None,
+        overlap: int | None = None,
+        tile_t: int | None = None,
+        overlap_t: int | None = None,
+    ) -> Any:
+        """Decode in tiles; sizes in latent units, 64 with 16 overlap unless given."""
+        return self._decode(samples, _tile((tile_x, tile_y, overlap), (64, 16), tile_t, overlap_t), None)
+
+    def _encode(self, pixels: Any, tile: Tile | None) -> Any:
+        from luna_daemon.tensors import from_torch, to_torch
+
+        sent = from_torch("pixels", pixels.float())
+        host = self.remote.host
+        reply, returned = self.remote.call(
+            lambda client, set_id: client.vae_encode(set=set_id, pixels=sent, tile=tile, poll=host.check_interrupt)
+        )
+        self._tell(reply.did, pixels)
+        return to_torch(returned).to(self.output_device)
+
+    def _decode(self, samples: Any, tile: Tile | None, options: Mapping[str, Any] | None) -> Any:
+        from luna_daemon.tensors import from_torch, to_torch
+
+        if getattr(samples, "is_nested", False):
+            raise DaemonError("latent-mismatch", "a nested latent (video with sound) cannot be decoded here")
+        sent = from_torch("latent", samples.float())
+        host = self.remote.host
+        reply, returned = self.remote.call(
+            lambda client, set_id: client.vae_decode(
+                set=set_id, latent=sent, tile=tile, options=dict(options or {}), poll=host.check_interrupt
+            )
+        )
+        self._tell(reply.did, None)
+        return to_torch(returned).to(self.output_device)
+
+    def _tell(self, did: Any, pixels: Any) -> None:
+        """Pass on what the daemon did other than asked."""
+        if did is None:
+            return
+        if did.tiled == "oom":
+            self.remote.host.notice("the VAE ran out of memory and worked in tiles; the result differs slightly")
+        if did.crop and pixels is not None:
+            height, width = did.crop
+            self.remote.host.notice(
+                f"the image of {pixels.shape[-2]}x{pixels.shape[-3]} was cropped to {width}x{height} "
+                f"(a multiple of {self.downscale_ratio})"
+            )
+        for entry in did.downgraded:
+            self.remote.host.notice(f"{entry.did} instead of {entry.asked}: {entry.reason}")
+
+    def spacial_compression_encode(self) -> int:
+        """Return pixels per latent along one side."""
+        return self.downscale_ratio
+
+    def spacial_compression_decode(self) -> int:
+        """Return pixels per latent along one side."""
+        return self.upscale_ratio
+
+    def temporal_compression_decode(self) -> int | None:
+        """Return frames per latent, None for images."""
+        return self._temporal
+
+    def process_input(self, image: Any) -> Any:
+        """Map 0..1 to -1..1."""
+        return image * 2.0 - 1.0
+
+    def process_output(self, image: Any) -> Any:
+        """Map -1..1 to 0..1, clamped."""
+        return ((image + 1.0) / 2.0).clamp(0.0, 1.0)
+
+    def memory_used_encode(self, shape: Any, dtype: Any) -> int:  # noqa: ARG002 - ComfyUI's signature
+        """Return 0: this process needs nothing for it."""
+        return 0
+
+    def memory_used_decode(self, shape: Any, dtype: Any) -> int:  # noqa: ARG002 - ComfyUI's signature
+        """Return 0: this process needs nothing for it."""
+        return 0
+
+    def throw_exception_if_invalid(self) -> None:
+        """Do nothing: an invalid VAE was refused when the set was loaded."""
+
+    def get_ram_usage(self) -> int:
+        """Return 0: the weights are not in this process."""
+        return 0
+
+    def get_sd(self) -> Any:
+        """Refuse: saving needs the weights."""
+        raise RemoteOnlyError("vae.get_sd", self.remote.place)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "remote" not in self.__dict__:
+            raise AttributeError(name)
+        raise RemoteOnlyError(f"vae.{name}", self.remote.place)
+
+
+def _tile(
+    sizes: tuple[int | None, int | None, int | None],
+    defaults: tuple[int, int],
+    tile_t: int | None,
+    overlap_t: int | None,
+) -> Tile:
+    x, y, overlap = sizes
+    side, default_overlap = defaults
+    return Tile(
+        x=side if x is None else x,
+        y=side if y is None else y,
+        overlap=default_overlap if overlap is None else overlap,
+        t=tile_t,
+        overlap_t=overlap_t,
+    )

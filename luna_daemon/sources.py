@@ -1,0 +1,170 @@
+"""Where the weights behind a proxy come from: a set the daemon serves, files it can read, or tensors sent to it once.
+
+Sent tensors are named by their content hash, so a second instance with the same model sends nothing. The sender keeps
+only a weak reference to the module: while ComfyUI holds it, the weights can be sent again to a restarted daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from luna_daemon.frames import MIB, WireTensor
+from luna_daemon.model_messages import Part as NamedPart
+from luna_daemon.model_messages import PutModel
+from luna_daemon.runtime.parts import KINDS, Entry, byte_view, find_part
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from luna_daemon.client import DaemonClient
+    from luna_daemon.model_messages import ModelFacts
+    from luna_daemon.runtime.parts import Part
+
+CHUNK_BYTES = 16 * MIB
+_DTYPES = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.float8_e4m3fn": "F8_E4M3",
+    "torch.float8_e5m2": "F8_E5M2",
+    "torch.int64": "I64",
+    "torch.int32": "I32",
+    "torch.uint8": "U8",
+    "torch.bool": "BOOL",
+}
+"""torch's names -> those of safetensors headers."""
+_FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""A part holds nothing else (`find_part`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedSet:
+    """A set that the daemon serves already, by id or by family for its default."""
+
+    name: str
+
+    def load(self, client: DaemonClient) -> tuple[str, ModelFacts]:
+        """Ask what it is."""
+        description, _ = client.describe_model(self.name)
+        return description.set, description.facts
+
+
+class SentParts:
+    """Parts of one model whose tensors are in this process.
+
+    Args:
+        family: of the model.
+        roles: what the tensors must turn out to hold, such as ``("l",)`` or ``("vae",)``.
+        tensors: gives name -> tensor as they are now, or None once the module is gone. Called for each load.
+        check: raises when the user cancels.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        roles: tuple[str, ...],
+        tensors: Callable[[], Mapping[str, Any] | None],
+        check: Callable[[], None],
+    ) -> None:
+        self._family = family
+        self._roles = roles
+        self._tensors = tensors
+        self._check = check
+        self._content: dict[str, str] = {}
+        self.was_sent = False
+        """Whether the last `load` had to send weights; False if the daemon had all of them."""
+
+    def load(self, client: DaemonClient) -> tuple[str, ModelFacts]:
+        """Send what the daemon does not have by content, and load the set.
+
+        Raises:
+            DaemonError: ``model-unsupported`` or ``wrong-type`` if the tensors are no such parts,
+                ``daemon-model-changed`` if they are gone, or what the daemon answers.
+        """
+        self.was_sent = False
+        named: list[NamedPart] = []
+        for role, part in self._parts().items():
+            content = self._content.get(role) or part.content(self._check)
+            self._content[role] = content
+            self.was_sent |= _put(client, part, content, self._check)
+            named.append(NamedPart(role, content=content))
+        loaded = client.load_model(named, family=self._family, poll=self._check)
+        return loaded.set, loaded.facts
+
+    def _parts(self) -> dict[str, Part]:
+        unknown = [role for role in self._roles if role not in KINDS]
+        if unknown:
+            raise DaemonError(
+                "model-unsupported", f"parts {', '.join(unknown)} of {self._family} cannot be sent to a daemon yet"
+            )
+        tensors = self._tensors()
+        if tensors is None:
+            raise DaemonError(
+                "daemon-model-changed",
+                "the daemon was restarted and the weights are no longer in this ComfyUI",
+                "queue the workflow again; the tunnel sends them anew",
+            )
+        entries = {
+            name: Entry(_DTYPES.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape))
+            for name, tensor in tensors.items()
+        }
+        parts: dict[str, Part] = {}
+        for role in self._roles:
+            part = find_part(role, entries, lambda name: tensors[name].detach().cpu(), "the model given")
+            if part is None:
+                raise DaemonError("wrong-type", f"the model given holds no {KINDS[role].label}")
+            parts[role] = part
+        return parts
+
+
+def _put(client: DaemonClient, part: Part, content: str, check: Callable[[], None]) -> bool:
+    """Upload a part as a safetensors file, piece by piece; tell whether that was needed."""
+    header = _header(part)
+    total = len(header) + sum(map(_nbytes, part.entries.values()))
+    begun = client.put_model(PutModel("begin", content=content, nbytes=total), poll=check)
+    if begun.have:
+        return False
+    offset = 0
+    try:
+        for piece in _pieces(header, part, begun.chunk_bytes or CHUNK_BYTES):
+            tensor = WireTensor.of_bytes("bytes", piece)
+            client.put_model(PutModel("chunk", upload=begun.upload, offset=offset), [tensor], poll=check)
+            offset += piece.nbytes
+        client.put_model(PutModel("commit", upload=begun.upload), poll=check)
+    except BaseException:
+        with contextlib.suppress(DaemonError):  # the first error is the one to tell
+            client.put_model(PutModel("abort", upload=begun.upload))
+        raise
+    return True
+
+
+def _nbytes(entry: Entry) -> int:
+    return math.prod(entry.shape) * _FLOAT_BYTES[entry.dtype]
+
+
+def _header(part: Part) -> bytes:
+    """Return length and JSON of a safetensors file (format: huggingface/safetensors, README "Format")."""
+    entries: dict[str, Any] = {}
+    offset = 0
+    for name, entry in part.entries.items():
+        end = offset + _nbytes(entry)
+        entries[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _pieces(header: bytes, part: Part, size: int) -> Iterator[memoryview]:
+    """Cut the file into pieces of at most ``size`` bytes; tensors are not joined, so pieces may be smaller."""
+    yield memoryview(header)
+    for name in part.names:
+        data = byte_view(part.tensor(name))
+        for start in range(0, data.nbytes, size):
+            yield data[start : start + size]

@@ -1,0 +1,151 @@
+"""What ComfyUI's nodes reach into behind a CLIP or VAE: a module without weights and a patcher that patches nothing.
+
+They answer what can be answered from names and shapes, and raise where an answer would need the weights.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from luna_daemon.remote import RemoteOnlyError
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from luna_daemon.remote import RemoteSet
+
+_DTYPES = {
+    "f64": "float64",
+    "f32": "float32",
+    "f16": "float16",
+    "bf16": "bfloat16",
+    "f8_e4m3": "float8_e4m3fn",
+    "f8_e5m2": "float8_e5m2",
+    "i64": "int64",
+    "i32": "int32",
+    "u8": "uint8",
+    "bool": "bool",
+}
+
+
+class RemoteModule:
+    """A module whose names, shapes and dtypes are known and whose weights are elsewhere.
+
+    Args:
+        remote: the set it stands for.
+        member: how the error calls it, such as ``clip.cond_stage_model``.
+        prefix: the names this module owns, such as ``clip_l.``; children are found the same way.
+    """
+
+    def __init__(self, remote: RemoteSet, member: str, prefix: str = "") -> None:
+        self._remote = remote
+        self._member = member
+        self._prefix = prefix
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return meta tensors by name: what a LoRA hits is decided by the names alone."""
+        import torch
+
+        return {
+            name[len(self._prefix) :]: torch.empty(
+                entry["shape"], dtype=getattr(torch, _DTYPES[entry["dtype"]]), device="meta"
+            )
+            for name, entry in self._remote.names().items()
+            if name.startswith(self._prefix)
+        }
+
+    def __getattr__(self, name: str) -> RemoteModule:
+        prefix = f"{self._prefix}{name}."
+        if not name.startswith("_") and any(known.startswith(prefix) for known in self._remote.names()):
+            return RemoteModule(self._remote, f"{self._member}.{name}", prefix)
+        raise RemoteOnlyError(f"{self._member}.{name}", self._remote.place)
+
+
+def reject_patches(patches: Iterable[Any], names: Mapping[str, Any], strengths: tuple[float, float]) -> list[Any]:
+    """Judge patches for weights that are elsewhere.
+
+    Args:
+        patches: keys as ComfyUI gives them, a name or ``(name, slice…)``.
+        names: the tensors of the model.
+        strengths: of the patch and of the weight itself.
+
+    Returns:
+        The keys that exist here, if the patches change nothing at these strengths; empty if none exists.
+
+    Raises:
+        DaemonError: ``patch-unsupported`` if they would change a weight.
+    """
+    hits = [key for key in patches if (key if isinstance(key, str) else key[0]) in names]
+    if hits and strengths != (0.0, 1.0):
+        raise DaemonError(
+            "patch-unsupported",
+            f"{len(hits)} weights of a text encoder in the daemon would be patched (a LoRA or a merge); "
+            "this daemon cannot do that",
+            "place the LoRA before the tunnel, which then keeps the CLIP local, or set its clip strength to 0",
+        )
+    return hits
+
+
+class PatcherStandIn:
+    """The patcher of a remote model: holds per-clone state, loads nothing, applies nothing."""
+
+    def __init__(self, remote: RemoteSet, *, is_clip: bool, prefix: str = "") -> None:
+        self._remote = remote
+        self._prefix = prefix
+        self.is_clip = is_clip
+        self.forced_hooks: Any = None
+        self.patches: dict[str, Any] = {}
+        self.patches_uuid = uuid.uuid4()
+        self.load_device = self.offload_device = remote.host.intermediate_device()
+        self.model_options: dict[str, Any] = {"transformer_options": {}}
+
+    def clone(self) -> PatcherStandIn:
+        """Return a copy with state of its own."""
+        copy = PatcherStandIn(self._remote, is_clip=self.is_clip, prefix=self._prefix)
+        copy.forced_hooks = self.forced_hooks
+        copy.patches_uuid = self.patches_uuid
+        return copy
+
+    def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Any]:
+        """Return meta tensors by name."""
+        tensors = RemoteModule(self._remote, "patcher.model", self._prefix).state_dict()
+        return {name: t for name, t in tensors.items() if filter_prefix is None or name.startswith(filter_prefix)}
+
+    def add_patches(
+        self, patches: Mapping[Any, Any], strength_patch: float = 1.0, strength_model: float = 1.0
+    ) -> list[Any]:
+        """See `reject_patches`."""
+        return reject_patches(patches, self._remote.names(), (float(strength_patch), float(strength_model)))
+
+    def add_hook_patches(
+        self,
+        hook: Any,  # noqa: ARG002 - ComfyUI's signature
+        patches: Mapping[Any, Any],
+        strength_patch: float = 1.0,
+        strength_model: float = 1.0,
+    ) -> list[Any]:
+        """See `reject_patches`: a hook that patches weights cannot follow them to the daemon."""
+        return reject_patches(patches, self._remote.names(), (float(strength_patch), float(strength_model)))
+
+    def register_all_hook_patches(self, hooks: Any, *_: Any, **__: Any) -> None:
+        """Accept hooks that leave weights alone.
+
+        Raises:
+            DaemonError: ``patch-unsupported`` if one of them patches weights.
+        """
+        weight_hooks = [hook for hook in hooks.hooks if getattr(hook.hook_type, "value", None) == "weight"]
+        if any(hook.strength_clip != 0 for hook in weight_hooks):
+            raise DaemonError(
+                "patch-unsupported",
+                "a weight hook (a scheduled LoRA) targets a text encoder in the daemon; this daemon cannot do that",
+                "take the CLIP from before the tunnel for this prompt",
+            )
+
+    def get_ram_usage(self) -> int:
+        """Return 0: nothing is held here."""
+        return 0
+
+    def __getattr__(self, name: str) -> Any:
+        raise RemoteOnlyError(f"patcher.{name}", self._remote.place)
