@@ -23,3 +23,9 @@ DTYPES = MappingProxyType(
         "BOOL": 1,
     }
 )
+
+# Types of later versions of the format: a file with them can be listed, but not converted. Their elements may
+# share bytes, so sizes are taken from the offsets.
+LISTED_ONLY = frozenset({"F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "C64"})
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
