@@ -89,8 +89,13 @@ class FrameReader:
         """Tell whether received bytes wait in the buffer."""
         return self._end > self._start
 
-    def announced(self, header_limit: int = HEADER_BYTES_MAX, payload_limit: int | None = None) -> Announced:
-        """Read the next header; waits for its first byte without limit, for the rest up to the frame's deadline.
+    def announced(
+        self,
+        header_limit: int = HEADER_BYTES_MAX,
+        payload_limit: int | None = None,
+        frame_s: float = FRAME_SECONDS,
+    ) -> Announced:
+        """Read the next header; waits for its first byte without limit, for the rest up to ``frame_s``.
 
         Raises:
             ConnectionLostError: end of file or a sender that is too slow.
@@ -98,7 +103,7 @@ class FrameReader:
         """
         if not self.has_bytes:
             self._receive()
-        self._deadline = time.monotonic() + FRAME_SECONDS
+        self._deadline = time.monotonic() + frame_s
         self._fill(LENGTH_BYTES)
         length = header_length(self._buffer[self._start : self._start + LENGTH_BYTES], header_limit)
         self._fill(LENGTH_BYTES + length)

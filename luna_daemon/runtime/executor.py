@@ -75,7 +75,7 @@ class Executor:
                 self._running = job
             try:
                 job.finish(job, self._answer(job))
-            except Exception:
+            except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
                 _log.exception("the answer of request %s could not be given", job.request)
             finally:
                 with self._idle:
@@ -92,7 +92,7 @@ class Executor:
             return error
         except LunaError as error:
             return DaemonError(error.code, error.message, error.hint, details=error.details)
-        except Exception:
+        except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
             return internal_error(job.command.name)
         return answer
 

@@ -114,7 +114,7 @@ class Admission:
     def of(self, client: Hashable) -> int:
         """Return how many requests of a client are in flight."""
         with self._lock:
-            return self._requests[client] if client in self._requests else 0
+            return self._requests.get(client, 0)
 
 
 class FairQueue:

@@ -1,0 +1,165 @@
+"""The command line of `luna-daemon`: what it accepts, what it means, and how to write one for a configured daemon."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from luna_daemon import identity
+from luna_daemon.engine_seam import EngineOptions
+from luna_daemon.messages import SERVICE_TYPES
+from luna_daemon.model_messages import PRECISIONS
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from luna_engine.settings import DaemonInstance, Settings
+
+BACKENDS = ("auto", "native", "comfy")
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?|GPU-[0-9a-fA-F-]{8,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions:
+    """A parsed command line. ``port`` None: no TCP; ``socket`` None: the usual place."""
+
+    name: str
+    service_type: str
+    host: str
+    port: int | None
+    socket: Path | None
+    device: str | None
+    backend: str
+    comfyui: Path | None
+    precision: str
+    clip_precision: str | None
+    vae_precision: str | None
+    preload: tuple[str, ...]
+    threads: int | None
+    start_log: Path | None
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DaemonError("settings-invalid", message, "see luna-daemon --help")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    make = _Parser(
+        prog="luna-daemon",
+        description="Serves text encoders and VAEs to several ComfyUI instances.",
+        allow_abbrev=False,
+    )
+    add = make.add_argument
+    add("-t", "--service-type", choices=SERVICE_TYPES, default="full", help="what to serve (default: full)")
+    add("-d", "--device", help="cpu, cuda:N or GPU-<uuid> (default: by service type, cpu without a card)")
+    add("-p", "--port", type=int, help="TCP port on loopback (default: 19283, vae 19284; 0 lets the system choose)")
+    add("--socket", type=Path, help="path of the Unix socket")
+    add("--no-tcp", action="store_true", help="listen on the Unix socket only")
+    add("--backend", choices=BACKENDS, default="auto", help="what runs the models (default: auto)")
+    add("--comfyui", type=Path, help="ComfyUI checkout (default: COMFYUI_PATH)")
+    add("--precision", choices=PRECISIONS, default="auto", help="of all models")
+    add("--clip-precision", choices=PRECISIONS, help="of text encoders")
+    add("--vae-precision", choices=PRECISIONS, help="of VAEs")
+    add("--preload", default="", metavar="SET,...", help="sets of the settings to load before being ready")
+    add("--threads", type=int, help="CPU threads (default: physical cores)")
+    add("--name", help="name of this daemon (default: the service type)")
+    add("--start-log", type=Path, help=argparse.SUPPRESS)
+    return make
+
+
+def parse(arguments: Sequence[str], settings: Settings) -> DaemonOptions:
+    """Parse a command line.
+
+    Raises:
+        DaemonError: ``settings-invalid``.
+    """
+    given = parser().parse_args(list(arguments))
+    if settings.daemon.host not in LOOPBACK:
+        raise DaemonError(
+            "settings-invalid",
+            f"daemon.host is {settings.daemon.host}, a daemon listens on loopback only",
+            "reach it from another machine through an SSH or WireGuard tunnel",
+        )
+    if given.device is not None and not _DEVICE.fullmatch(given.device):
+        raise DaemonError("settings-invalid", f"no device {given.device!r}", "use cpu, cuda:N or GPU-<uuid>")
+    if given.threads is not None and given.threads < 1:
+        raise DaemonError("settings-invalid", f"--threads {given.threads}: at least 1")
+    return DaemonOptions(
+        name=identity.check_name(given.name or given.service_type),
+        service_type=given.service_type,
+        host=settings.daemon.host,
+        port=None if given.no_tcp else _port(given.port, given.service_type, settings),
+        socket=given.socket.absolute() if given.socket else None,
+        device=given.device,
+        backend=given.backend,
+        comfyui=given.comfyui or _comfyui(),
+        precision=given.precision,
+        clip_precision=given.clip_precision,
+        vae_precision=given.vae_precision,
+        preload=tuple(part.strip() for part in given.preload.split(",") if part.strip()),
+        threads=given.threads,
+        start_log=given.start_log,
+    )
+
+
+def _port(given: int | None, service_type: str, settings: Settings) -> int:
+    if given is None:
+        return settings.daemon.vae_port if service_type == "vae" else settings.daemon.port
+    if given != 0 and not 1024 <= given <= 65535:
+        raise DaemonError("settings-invalid", f"--port {given}: expected 1024 to 65535")
+    return given
+
+
+def _comfyui() -> Path | None:
+    value = os.environ.get("COMFYUI_PATH", "").strip()
+    return Path(value) if value else None
+
+
+def engine_options(options: DaemonOptions, settings: Settings) -> EngineOptions:
+    """Return what the engine is told."""
+    return EngineOptions(
+        service_type=options.service_type,
+        device=options.device,
+        backend=options.backend,
+        comfyui=options.comfyui,
+        precision=options.precision,
+        clip_precision=options.clip_precision,
+        vae_precision=options.vae_precision,
+        preload=options.preload,
+        sets=settings.daemon.sets,
+        threads=options.threads,
+    )
+
+
+def arguments_for(name: str, instance: DaemonInstance) -> list[str]:
+    """Return the command line of a configured daemon, without the program."""
+    arguments = [
+        *("--name", name),
+        *("--service-type", instance.service_type),
+        *("--device", instance.device),
+        *("--port", str(instance.port)),
+        *("--backend", instance.backend),
+        *("--precision", instance.precision),
+    ]
+    if instance.preload:
+        arguments += ["--preload", ",".join(instance.preload)]
+    if instance.threads is not None:
+        arguments += ["--threads", str(instance.threads)]
+    return arguments
+
+
+def without_start_log(arguments: Sequence[str]) -> list[str]:
+    """Return a command line without the option that differs with every start."""
+    kept = list(arguments)
+    if "--start-log" in kept:
+        index = kept.index("--start-log")
+        del kept[index : index + 2]
+    return kept

@@ -1,0 +1,380 @@
+"""The running daemon: its state, its lanes, the commands it answers at once, and how it stops."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+import luna_engine
+from luna_daemon import transport
+from luna_daemon.frames import Limits
+from luna_daemon.messages import (
+    PROTOCOL,
+    Cancel,
+    Cancelled,
+    DeviceInfo,
+    Ping,
+    Pong,
+    Shutdown,
+    ShutdownReply,
+    Welcome,
+)
+from luna_daemon.protocol import COMMANDS, Lane
+from luna_daemon.runtime.executor import Executor
+from luna_daemon.runtime.queue import Admission
+from luna_daemon.status_messages import (
+    ClientStatus,
+    DaemonStatus,
+    DeviceStatus,
+    EngineSnapshot,
+    LaneStatus,
+    StatusRequest,
+    Totals,
+)
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luna_daemon.connection import Connection
+    from luna_daemon.engine_seam import ModelEngine
+    from luna_daemon.frames import WireTensor
+    from luna_daemon.protocol import Command
+    from luna_daemon.runtime.queue import Job
+
+EXIT_ASKED, EXIT_DEVICE_LOST = 0, 75
+NO_WAIT_S = 0.05
+REJECTED_LOG_S = 60.0
+_log = logging.getLogger("luna.service")
+
+
+class DaemonService:
+    """Everything that all connections share.
+
+    Args:
+        name, service_type: of the daemon.
+        engine: runs the models; a test may give its own.
+        token: of the TCP handshake.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        service_type: str,
+        engine: ModelEngine,
+        token: bytes,
+        limits: Limits | None = None,
+    ) -> None:
+        self.name = name
+        self.service_type = service_type
+        self.token = token
+        self.limits = limits or Limits()
+        self.generation = secrets.token_hex(8)
+        self.admission = Admission(self.limits)
+        self.addresses: tuple[str, ...] = ()
+        self._engine = engine
+        self._began = time.monotonic()
+        self._lock = threading.Lock()
+        self._phase: tuple[str, float | None, float] | None = ("starting", None, self._began)
+        self._is_ready = False
+        self._is_stopping = False
+        self._connections: set[Connection] = set()
+        self._totals: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter()
+        self._rejected = [0, -REJECTED_LOG_S]
+        self._finished = threading.Event()
+        self.exit_code = EXIT_ASKED
+        self.exit_reason = "asked"
+        self.failure: BaseException | None = None
+        self._lanes = {
+            Lane.DEVICE: Executor("device", self._run, self._start_engine, self._engine_failed),
+            Lane.LOAD: Executor("load", self._run, self._wait_ready),
+        }
+        self._ready = threading.Event()
+
+    # starting
+
+    def start(self) -> None:
+        """Start the lanes; the engine starts on the device's."""
+        for lane in self._lanes.values():
+            lane.start()
+
+    def _start_engine(self) -> None:
+        self._engine.start(self._on_phase)
+        with self._lock:
+            self._phase = None
+            self._is_ready = True
+        self._ready.set()
+        _log.info("ready after %.1f s", time.monotonic() - self._began)
+
+    def _on_phase(self, name: str, done: float | None) -> None:
+        with self._lock:
+            is_new = self._phase is None or self._phase[0] != name
+            began = time.monotonic() if is_new or self._phase is None else self._phase[2]
+            self._phase = (name, done, began)
+        if is_new:
+            _log.info("phase: %s", name)
+
+    def _wait_ready(self) -> None:
+        self._ready.wait()
+
+    def _engine_failed(self, error: BaseException) -> None:
+        self.failure = error
+        self._finished.set()
+
+    # requests
+
+    def check_open(self, command: Command) -> None:
+        """Refuse what this daemon does not or no longer do.
+
+        Raises:
+            DaemonError: ``daemon-draining`` or ``service-not-here``.
+        """
+        if self._is_stopping:
+            raise DaemonError("daemon-draining", f"{self.name} is stopping", retry_after_ms=1000)
+        kind = "clip" if command.name.startswith("encode_") else command.name.partition("_")[0]
+        if kind in {"clip", "vae"} and self.service_type not in {kind, "full"}:
+            from luna_daemon.address import default_port
+
+            raise DaemonError(
+                "service-not-here",
+                f"{self.name} is a {self.service_type} daemon, {command.name} needs {kind} or full",
+                f"ask the daemon at port {default_port(kind)}",
+                details={"port": default_port(kind), "service_type": kind},
+            )
+
+    def enqueue(self, job: Job) -> None:
+        """Hand an admitted request to its lane."""
+        self._lanes[job.command.lane].queue.put(job)
+        if getattr(job.body, "wait", True) is False:
+            timer = threading.Timer(NO_WAIT_S, lambda: job.client.refuse_wait(job))  # type: ignore[attr-defined]  # clients are connections
+            timer.daemon = True
+            timer.start()
+
+    def _run(self, job: Job) -> tuple[Any, list[WireTensor]]:
+        method: Callable[..., tuple[Any, list[WireTensor]]] = getattr(self._engine, job.command.name)
+        try:
+            return method(job.body, job.tensors, job.check)
+        except DaemonError as error:
+            if error.code == "device-lost":
+                self._device_lost(error)
+            raise
+
+    def _device_lost(self, error: DaemonError) -> None:
+        _log.critical("the device is lost: %s", error.message, extra={"code": error.code})
+        self._is_stopping = True
+        self.exit_code, self.exit_reason = EXIT_DEVICE_LOST, error.message
+        for lane in self._lanes.values():
+            for job in lane.queue.clear():
+                job.finish(job, DaemonError("device-lost", error.message, error.hint))
+        threading.Timer(0.2, self._finished.set).start()  # after the reply of the request that met it
+
+    def answer_now(self, connection: Connection, command: Command, body: Any) -> Any:
+        """Answer a command of the lane *now* on the reader's thread."""
+        match command.name:
+            case "ping":
+                return self._pong(body)
+            case "status":
+                return self.status(body)
+            case "cancel":
+                return self._cancel_by_id(connection, body)
+            case "shutdown":
+                return ShutdownReply(accepted=not self._is_stopping)
+            case _:
+                reply, _tensors = getattr(self._engine, command.name)(body, {}, lambda: None)
+                return reply
+
+    def _pong(self, body: Ping) -> Pong:
+        state, phase, phase_s, _done = self._state()
+        uptime_ms = int((time.monotonic() - self._began) * 1000)
+        return Pong(body.nonce, self.generation, state, phase, phase_s, uptime_ms)
+
+    def _state(self) -> tuple[str, str | None, float | None, float | None]:
+        phase = self._phase
+        if self._is_stopping:
+            return "stopping", None, None, None
+        if not self._is_ready and phase is not None:
+            return "loading", phase[0], round(time.monotonic() - phase[2], 3), phase[1]
+        is_busy = self._lanes[Lane.DEVICE].running is not None
+        return "busy" if is_busy else "ready", None, None, None
+
+    def _cancel_by_id(self, connection: Connection, body: Cancel) -> Cancelled:
+        job = connection.job(body.request)
+        if job is None:
+            return Cancelled("unknown")
+        return Cancelled(self.cancel(job))
+
+    def cancel(self, job: Job) -> str:
+        """Give up a request; see `Executor.cancel`."""
+        self._totals["cancelled"] += 1
+        return self._lanes[job.command.lane].cancel(job)
+
+    def replied(self, body: Any) -> None:
+        """Do what had to wait until the reply of a command of the lane *now* was sent."""
+        if isinstance(body, Shutdown):
+            self.stop(body.deadline_ms / 1000, "asked", is_forced=body.force)
+
+    # status
+
+    def status(self, body: StatusRequest) -> DaemonStatus:
+        """Return everything this daemon says of itself."""
+        snapshot = self._engine.snapshot()
+        state, phase, phase_s, done = self._state()
+        memory = psutil.Process().memory_info()
+        status = DaemonStatus(
+            version=luna_engine.__version__,
+            protocol=PROTOCOL,
+            name=self.name,
+            generation=self.generation,
+            service_type=self.service_type,
+            addresses=self.addresses,
+            pid=os.getpid(),
+            state=state,
+            phase=phase,
+            phase_s=phase_s,
+            phase_done=done,
+            uptime_s=round(time.monotonic() - self._began, 3),
+            rss_bytes=memory.rss,
+            peak_rss_bytes=peak_rss_bytes(),
+            backend=snapshot.backend,
+            backend_reason=snapshot.backend_reason,
+            device=snapshot.device,
+            queue={lane.value: self._lane_status(executor) for lane, executor in self._lanes.items()},
+            totals=Totals(self._totals["requests"], self._totals["cancelled"], dict(self._errors)),
+        )
+        return status if body.detail == "brief" else self._filled(status, snapshot)
+
+    def _filled(self, status: DaemonStatus, snapshot: EngineSnapshot) -> DaemonStatus:
+        return dataclasses.replace(
+            status,
+            sets=snapshot.sets,
+            caches=snapshot.caches,
+            clients=tuple(self._client_status(one) for one in self._open_connections()),
+            downgrades=snapshot.downgrades,
+        )
+
+    @staticmethod
+    def _lane_status(executor: Executor) -> LaneStatus:
+        depth, nbytes, oldest_s = executor.queue.facts()
+        running = 0 if executor.running is None else 1
+        return LaneStatus(depth, running, nbytes, None if oldest_s is None else round(oldest_s * 1000, 3))
+
+    def _client_status(self, connection: Connection) -> ClientStatus:
+        in_flight = self.admission.of(connection)
+        return ClientStatus(connection.name, connection.pid, connection.transport_name, in_flight, connection.requests)
+
+    def welcome(self) -> Welcome:
+        """Return what a new connection is told."""
+        snapshot = self._engine.snapshot()
+        return Welcome(
+            protocol=PROTOCOL,
+            version=luna_engine.__version__,
+            name=self.name,
+            generation=self.generation,
+            service_type=self.service_type,
+            state=self._state()[0],
+            backend=snapshot.backend,
+            device=_device_info(snapshot.device),
+            commands=tuple(COMMANDS),
+            sets=tuple(row.set for row in snapshot.sets[:100]),
+            limits=dataclasses.asdict(self.limits),
+            transports=transport.offered(),
+        )
+
+    # connections
+
+    def add(self, connection: Connection) -> None:
+        """Count an authenticated connection in."""
+        with self._lock:
+            self._connections.add(connection)
+
+    def remove(self, connection: Connection) -> None:
+        """Count a connection out."""
+        with self._lock:
+            self._connections.discard(connection)
+
+    def _open_connections(self) -> list[Connection]:
+        with self._lock:
+            return sorted(self._connections, key=lambda one: (one.name, one.pid))
+
+    def count_request(self) -> None:
+        """Count a request."""
+        self._totals["requests"] += 1
+
+    def count_error(self, code: str) -> None:
+        """Count an error that was answered."""
+        self._errors[code] += 1
+
+    def note_rejected(self, why: str) -> None:
+        """Log refused connections, one line a minute however many there are."""
+        with self._lock:
+            self._rejected[0] += 1
+            now = time.monotonic()
+            if now - self._rejected[1] < REJECTED_LOG_S:
+                return
+            count, self._rejected[0], self._rejected[1] = self._rejected[0], 0, now
+        _log.warning("%d connections refused, the last because: %s", count, why)
+
+    # stopping
+
+    def stop(self, deadline_s: float, reason: str, *, is_forced: bool = False) -> bool:
+        """Begin to stop: no new work, finish or refuse what is queued, then close. False if it stops already."""
+        with self._lock:
+            if self._is_stopping:
+                return False
+            self._is_stopping = True
+            self.exit_reason = reason
+        _log.info("stopping: %s", reason)
+        threading.Thread(
+            target=self._drain, args=(0.0 if is_forced else deadline_s,), name="luna-drain", daemon=True
+        ).start()
+        return True
+
+    def _drain(self, deadline_s: float) -> None:
+        deadline = time.monotonic() + deadline_s
+        lanes = list(self._lanes.values())
+        if self._is_ready:
+            for lane in lanes:
+                lane.wait_idle(max(0.0, deadline - time.monotonic()))
+        for lane in lanes:
+            for job in lane.queue.clear():
+                job.finish(job, DaemonError("daemon-draining", f"{self.name} stopped before this was its turn"))
+            if lane.running is not None:
+                lane.cancel(lane.running)
+                lane.wait_idle(1.0)
+        self._finished.set()
+
+    def finish(self) -> None:
+        """End the wait of `wait` at once."""
+        self._finished.set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the daemon is to exit."""
+        return self._finished.wait(seconds)
+
+    def close_connections(self, linger_s: float = 1.0) -> None:
+        """Send the last replies and hang up."""
+        deadline = time.monotonic() + linger_s
+        for connection in self._open_connections():
+            connection.close(max(0.0, deadline - time.monotonic()))
+
+
+def peak_rss_bytes() -> int | None:
+    """Return the largest resident memory this process ever had."""
+    import resource
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _device_info(device: DeviceStatus) -> DeviceInfo:
+    return DeviceInfo(device.kind, device.uuid, device.name, device.total_bytes)
