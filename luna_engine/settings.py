@@ -214,6 +214,25 @@ def save_daemon(name: str, instance: DaemonInstance, path: Path | None = None) -
     return f"[daemons.{name}]\n{table.as_string()}"
 
 
+def save_set(name: str, models: ModelSet, path: Path | None = None) -> str:
+    """Write ``[daemon.sets.NAME]``, keeping comments and order of the rest.
+
+    Returns:
+        The TOML of that table as written, for showing.
+
+    Raises:
+        SettingsError: the existing file is no TOML (it is left as it was).
+    """
+    document, path = _document(path)
+    values = {key: value for key, value in dataclasses.asdict(models).items() if value not in {None, "", False}}
+    table = tomlkit_table(values)
+    daemon = document.setdefault("daemon", _tomlkit().table(is_super_table=True))
+    sets = daemon.setdefault("sets", _tomlkit().table(is_super_table=True))
+    sets[name] = table
+    _write(document, path)
+    return f"[daemon.sets.{name}]\n{table.as_string()}"
+
+
 def remove_daemon(name: str, path: Path | None = None) -> bool:
     """Remove ``[daemons.NAME]``; tell whether it was there."""
     document, path = _document(path)

@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace, loaded: Settings) -> int:
 
 
 def _is_utf8() -> bool:
-    return "utf" in (getattr(sys.stdout, "encoding", "") or locale.getpreferredencoding(False)).lower()
+    return "utf" in (getattr(sys.stdout, "encoding", "") or locale.getpreferredencoding(do_setlocale=False)).lower()
 
 
 if __name__ == "__main__":

@@ -56,11 +56,14 @@ GLOBAL = (
     Action("pane.next", "pane", "tab", "Go to the next pane.", no_cli=_VIEW, shown=False),
     Action("pane.previous", "pane back", "shift+tab", "Go to the pane before.", no_cli=_VIEW, shown=False),
     Action("pane.zoom", "zoom", "z", "Give the whole screen to the current pane, or back.", no_cli=_VIEW, shown=False),
-    Action("app.refresh", "refresh", "ctrl+r", "Read everything again.", no_cli="a new command reads anew", shown=False),
-    Action("app.command_line", "command", "at", "Show the last actions as command lines.", no_cli="shows other command lines", shown=False),
+    Action("app.refresh", "refresh", "ctrl+r", "Read everything again.",
+           no_cli="a command reads anew", shown=False),
+    Action("app.command_line", "command", "at", "Show the last actions as command lines.",
+           no_cli="shows other command lines", shown=False),
     Action("app.help", "help", "question_mark,f1", "The keys that work here.", no_cli="luna --help says it"),
     Action("app.back", "back", "escape", "Undo one layer: dialog, filter, opened row.", no_cli=_VIEW, shown=False),
-    Action("app.quit", "quit", "q,ctrl+q", "Leave. Daemons keep running.", no_cli="a command ends by itself", shown=False),
+    Action("app.quit", "quit", "q,ctrl+q", "Leave. Daemons keep running.",
+           no_cli="a command ends by itself", shown=False),
 )  # fmt: skip
 
 # In every list and log, where a widget of that kind has the focus or is the screen's main one.
@@ -72,22 +75,22 @@ LISTS = (
 )  # fmt: skip
 
 OVERVIEW = (
-    Action("daemon.start", "start", "s", "Start the daemon under the cursor.", ("overview",), Grade.NONE, True,
-           "luna daemon start {target}"),
-    Action("daemon.stop", "stop", "x", "Stop it: drain, then SIGTERM, then SIGKILL.", ("overview",), Grade.ASK, True,
-           "luna daemon stop {target}"),
-    Action("daemon.restart", "restart", "r", "Stop and start; from back-off, start now.", ("overview",), Grade.ASK,
-           True, "luna daemon restart {target}"),
-    Action("daemon.kill", "kill", "K", "End its process at once, without asking it.", ("overview",), Grade.TYPED, True,
-           "luna daemon stop {target} --force"),
-    Action("daemon.adopt", "adopt", "a", "Look for daemons that already run.", ("overview",), Grade.NONE, True,
+    Action("daemon.start", "start", "s", "Start the daemon under the cursor.", ("overview",), mutates=True,
+           cli="luna daemon start {target}"),
+    Action("daemon.stop", "stop", "x", "Stop it: drain, then SIGTERM, then SIGKILL.", ("overview",),
+           Grade.ASK, mutates=True, cli="luna daemon stop {target}"),
+    Action("daemon.restart", "restart", "r", "Stop and start; from back-off, start now.", ("overview",),
+           Grade.ASK, mutates=True, cli="luna daemon restart {target}"),
+    Action("daemon.kill", "kill", "K", "End its process at once, without asking it.", ("overview",),
+           Grade.TYPED, mutates=True, cli="luna daemon stop {target} --force"),
+    Action("daemon.adopt", "adopt", "a", "Look for daemons that already run.", ("overview",), mutates=True,
            no_cli="luna daemon status finds them by itself"),
-    Action("daemon.configure", "configure", "c", "Set up a new daemon.", ("overview",), Grade.NONE, True,
+    Action("daemon.configure", "configure", "c", "Set up a new daemon.", ("overview",), mutates=True,
            no_cli="a form; settings.toml holds the same"),
-    Action("daemon.edit", "edit", "e", "Change the daemon under the cursor.", ("overview",), Grade.NONE, True,
+    Action("daemon.edit", "edit", "e", "Change the daemon under the cursor.", ("overview",), mutates=True,
            no_cli="a form; settings.toml holds the same", shown=False),
-    Action("daemon.forget", "forget", "d", "Remove a stopped daemon from the settings.", ("overview",), Grade.ASK,
-           True, no_cli="remove its table from settings.toml", shown=False),
+    Action("daemon.forget", "forget", "d", "Remove a stopped daemon from the settings.", ("overview",),
+           Grade.ASK, mutates=True, no_cli="remove its table from settings.toml", shown=False),
     Action("daemon.log", "log", "l", "Go to its log.", ("overview",), cli="luna daemon logs {target} --follow"),
 )  # fmt: skip
 
@@ -116,13 +119,10 @@ WEIGHTS: tuple[Action, ...] = ()
 WILDCARDS: tuple[Action, ...] = ()
 
 TABLE: dict[str, Action] = {
-    action.id: action
-    for action in (*OVERVIEW, *GPU, *WEIGHTS, *WILDCARDS, *LINKS, *EVENTS, *LISTS, *LOGS, *GLOBAL)
+    action.id: action for action in (*OVERVIEW, *GPU, *WEIGHTS, *WILDCARDS, *LINKS, *EVENTS, *LISTS, *LOGS, *GLOBAL)
 }
 
 
 def on_screen(screen: str) -> tuple[Action, ...]:
     """Return the actions of a screen, its own before the global ones."""
-    return tuple(
-        action for action in TABLE.values() if (screen in action.screens if action.screens else True)
-    )
+    return tuple(action for action in TABLE.values() if screen in action.screens or not action.screens)

@@ -133,7 +133,7 @@ class LunaApp(App[None]):
     def _open(self) -> None:
         try:
             self.backend.open()
-        except Exception as error:  # a task border: the application is of use without the supervisor
+        except Exception as error:  # noqa: BLE001 - a task border: the application is of use without the supervisor
             _log.exception("the backend did not open")
             self.call_from_thread(self.toast, f"{type(error).__name__}: {error}", "error")
 
@@ -238,7 +238,7 @@ class LunaApp(App[None]):
                 about = f"{action.help}  {action.cli.format(target='NAME') if action.cli else ''}".rstrip()
                 yield SystemCommand(f"{action.label}: {action.id}", about, partial(self._run_on, screen, action.id))
         for name in sorted(self.available_themes):
-            yield SystemCommand(f"theme: {name}", "Use this theme until Luna ends.", partial(setattr, self, "theme", name))
+            yield SystemCommand(f"theme: {name}", "Use this theme for now.", partial(setattr, self, "theme", name))
 
     def _run_on(self, screen: Screen[Any], action_id: str) -> None:
         self.call_later(screen.action_run if hasattr(screen, "action_run") else self.action_run, action_id)  # type: ignore[attr-defined]
@@ -262,5 +262,3 @@ def write_crash(error: BaseException) -> Path:
     file = folder / time.strftime("luna-tui-%Y%m%d-%H%M%S.txt")
     file.write_text("".join(traceback.format_exception(type(error), error, error.__traceback__)), "utf-8")
     return file
-
-

@@ -47,7 +47,6 @@ LEVELS: dict[str, Tone] = {
 class Glyphs:
     """One set of signs; `UNICODE` and `ASCII` are the two that exist."""
 
-    ascii: bool
     cursor: str
     mark: str
     full: str
@@ -58,6 +57,7 @@ class Glyphs:
     dot: str
     ellipsis: str
     alert: str
+    ascii: bool = False
 
     def state(self, state: str) -> str:
         """Return the sign of a state."""
@@ -78,13 +78,12 @@ class Glyphs:
         """Return one sign per value, scaled to ``top``."""
         last = len(self.sparks) - 1
         return "".join(
-            self.sparks[min(last, max(0, round(value / top * last)))] if top > 0 else self.sparks[0]
-            for value in values
+            self.sparks[min(last, max(0, round(value / top * last)))] if top > 0 else self.sparks[0] for value in values
         )
 
 
-UNICODE = Glyphs(False, "▸", "✓", "█", "░", "▏▎▍▌▋▊▉", "▁▂▃▄▅▆▇█", "–", "·", "…", "●")
-ASCII = Glyphs(True, ">", "x", "#", ".", "", "_.-=+*#@", "-", "|", "~", "!")
+UNICODE = Glyphs("▸", "✓", "█", "░", "▏▎▍▌▋▊▉", "▁▂▃▄▅▆▇█", "–", "·", "…", "●")  # noqa: RUF001 - a dash for unknown
+ASCII = Glyphs(">", "x", "#", ".", "", "_.-=+*#@", "-", "|", "~", "!", ascii=True)
 
 
 def tone_of(state: str) -> Tone:

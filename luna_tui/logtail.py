@@ -1,4 +1,4 @@
-"""Following a log file: the last 256 KiB first, then what is appended; takes rotation, truncation, half lines, bad UTF-8."""
+"""Following a log: the last 256 KiB, then what is appended; takes rotation, truncation, half lines, bad UTF-8."""
 
 from __future__ import annotations
 

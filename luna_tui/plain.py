@@ -36,7 +36,7 @@ def clean(text: str) -> str:
 
 
 def clean_log(text: str) -> str:
-    """Return a log line without colour codes and with tabs as spaces; of a ``\\r`` progress bar the last state."""
+    r"""Return a log line without colour codes and with tabs as spaces; of a ``\\r`` progress bar the last state."""
     if "\r" in text:
         text = text.rstrip("\r").rpartition("\r")[2]
     if "\x1b" in text:
@@ -55,7 +55,7 @@ def content(text: str, style: str = "") -> Content:
 
 
 def fit(text: str, width: int, align: str = "left") -> str:
-    """Return safe text cut or padded to exactly ``width`` cells, wide characters counted as two; a cut ends in ``…``."""
+    """Return safe text cut or padded to exactly ``width`` cells, wide ones counted as two; a cut ends in ``…``."""
     size = cell_len(text)
     if size > width:
         return set_cell_size(text, width - 1) + "…" if width > 0 else ""

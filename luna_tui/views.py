@@ -6,6 +6,10 @@ The weights and wildcards screens keep their views beside their ports.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from luna_engine.errors import LunaError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,16 @@ class Outcome:
     message: str
     code: str = "done"
     hint: str | None = None
+
+    @classmethod
+    def done(cls, message: str) -> Outcome:
+        """Return a success."""
+        return cls(ok=True, message=message)
+
+    @classmethod
+    def failed(cls, error: LunaError) -> Outcome:
+        """Return what an expected failure says."""
+        return cls(ok=False, message=error.message, code=error.code, hint=error.hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-UNKNOWN = "–"
+UNKNOWN = "–"  # noqa: RUF001 - a dash, so that it cannot be taken for a minus
 
 
 def size(value: int | None) -> str:

@@ -6,9 +6,8 @@ Scenes: ``normal``, ``empty``, ``error`` (reading fails after the first time), `
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from luna_engine.errors import LunaError
 from luna_tui.backend import scenes
 from luna_tui.views import (
     DaemonDraft,
@@ -22,6 +21,9 @@ from luna_tui.views import (
     Outcome,
     SupervisorView,
 )
+
+if TYPE_CHECKING:
+    from luna_engine.errors import LunaError
 
 SCENES = ("normal", "empty", "error", "no-gpu")
 
@@ -47,46 +49,44 @@ class FakeDaemons:
         return self.view
 
     def _set(self, name: str, **changes: Any) -> None:
-        rows = tuple(
-            dataclasses.replace(row, **changes) if row.name == name else row for row in self.view.daemons
-        )
+        rows = tuple(dataclasses.replace(row, **changes) if row.name == name else row for row in self.view.daemons)
         self.view = dataclasses.replace(self.view, daemons=rows)
 
     def start(self, name: str) -> Outcome:
         """Record a start."""
         self._calls.append(("daemons.start", name))
         self._set(name, state="starting", pid=50001, reason=None)
-        return Outcome(True, f"{name} is starting")
+        return Outcome.done(f"{name} is starting")
 
     def stop(self, name: str) -> Outcome:
         """Record a stop."""
         self._calls.append(("daemons.stop", name))
         self._set(name, state="stopped", pid=None, reason="stopped by you")
-        return Outcome(True, f"{name} has stopped")
+        return Outcome.done(f"{name} has stopped")
 
     def restart(self, name: str) -> Outcome:
         """Record a restart."""
         self._calls.append(("daemons.restart", name))
         self._set(name, state="starting", reason=None)
-        return Outcome(True, f"{name} is starting again")
+        return Outcome.done(f"{name} is starting again")
 
     def kill(self, name: str) -> Outcome:
         """Record a kill."""
         self._calls.append(("daemons.kill", name))
         self._set(name, state="stopped", pid=None, reason="killed by you")
-        return Outcome(True, f"{name} was killed")
+        return Outcome.done(f"{name} was killed")
 
     def adopt(self) -> Outcome:
         """Record an adoption."""
         self._calls.append(("daemons.adopt",))
-        return Outcome(True, "nothing new to adopt")
+        return Outcome.done("nothing new to adopt")
 
     def forget(self, name: str) -> Outcome:
         """Record a removal."""
         self._calls.append(("daemons.forget", name))
         rows = tuple(row for row in self.view.daemons if row.name != name)
         self.view = dataclasses.replace(self.view, daemons=rows)
-        return Outcome(True, f"{name} is forgotten")
+        return Outcome.done(f"{name} is forgotten")
 
     def choices(self) -> FormChoices:
         """Return recorded choices."""
@@ -106,7 +106,7 @@ class FakeDaemons:
         """Record a save."""
         self._calls.append(("daemons.save", draft.name))
         self.drafts[draft.name] = draft
-        return Outcome(True, f"{draft.name} is set up")
+        return Outcome.done(f"{draft.name} is set up")
 
 
 class FakeGpus:
@@ -123,7 +123,7 @@ class FakeGpus:
     def reset_peaks(self) -> Outcome:
         """Record a reset."""
         self._calls.append(("gpus.reset_peaks",))
-        return Outcome(True, "peaks start again from now")
+        return Outcome.done("peaks start again from now")
 
 
 class FakeEvents:

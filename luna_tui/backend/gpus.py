@@ -27,9 +27,7 @@ class LocalGpus:
         provider: the driver; NVML if None.
     """
 
-    def __init__(
-        self, daemons: Callable[[], Sequence[DaemonRow]], provider: GpuProvider | None = None
-    ) -> None:
+    def __init__(self, daemons: Callable[[], Sequence[DaemonRow]], provider: GpuProvider | None = None) -> None:
         self._daemons = daemons
         self._provider = provider or NvmlProvider()
         self._attribution = Attribution()
@@ -52,7 +50,7 @@ class LocalGpus:
             self._attribution.reset_peaks()
             self._process_peaks.clear()
             self._last = None
-        return Outcome(True, "peaks start again from now")
+        return Outcome.done("peaks start again from now")
 
     def close(self) -> None:
         """Let go of the driver."""

@@ -69,9 +69,7 @@ class LocalBackend:
         if not running or self.daemons.supervisor().role == "viewer":
             return ""
         noun = "1 daemon keeps" if len(running) == 1 else f"{len(running)} daemons keep"
-        return (
-            f"{noun} running, unwatched: `luna daemon supervise` watches, `luna daemon stop --all` ends them."
-        )
+        return f"{noun} running, unwatched: `luna daemon supervise` watches, `luna daemon stop --all` ends them."
 
     def open(self) -> None:
         """Become the supervisor if nobody is."""

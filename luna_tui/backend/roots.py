@@ -24,7 +24,7 @@ def model_roots(settings: Settings) -> tuple[Path, ...]:
 
 
 def files(roots: Iterable[Path], suffixes: tuple[str, ...]) -> list[tuple[Path, Path]]:
-    """Return (root, file) of all files with a suffix below the roots, each file once; unreadable folders are skipped."""
+    """Return (root, file) of all files with a suffix below the roots, each once; unreadable folders are skipped."""
     found: dict[Path, Path] = {}
     for root in roots:
         for folder, names, entries in os.walk(root, followlinks=True):

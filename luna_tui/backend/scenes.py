@@ -34,7 +34,7 @@ EVENTS_BROKEN = LunaError("events-unreadable", "the event file cannot be read: p
 
 _CRASH = ExitView(
     NOW - 9, None, 9, "ended by signal 9 while memory rose: probably the system, RAM short", 9_800 * MIB, 3_480 * MIB,
-    ("decode 1x4x128x128 tiled 64/16", "CUDA out of memory: 1.50 GiB asked, 0.91 free", "halving the batch, then tiles"),
+    ("decode 1x4x128x128 tiled 64/16", "CUDA out of memory: 1.5 GiB asked", "halving the batch, then tiles"),
 )  # fmt: skip
 
 

@@ -151,7 +151,7 @@ class LunaScreen(Screen[None]):
             snapshot = self.load()
         except LunaError as error:
             failure = Failure(error.code, error.message, error.hint)
-        except Exception as error:  # a task border: the screen must show what happened and go on
+        except Exception as error:  # noqa: BLE001 - a task border: the screen must show what happened and go on
             _log.exception("reading %s failed", self.SCREEN_ID)
             failure = Failure("internal", f"{type(error).__name__}: {error}", "see luna-tui.log in the state folder")
         backend = self.luna.backend
@@ -216,8 +216,8 @@ class LunaScreen(Screen[None]):
             return
         from luna_tui.screens.confirm import ConfirmDialog
 
-        def answered(yes: bool | None) -> None:
-            if yes:
+        def answered(answer: bool | None) -> None:  # noqa: FBT001 - Textual's callback
+            if answer:
                 self._start(action, call, command)
 
         word = (typed or target) if action.grade is Grade.TYPED else ""
@@ -228,10 +228,10 @@ class LunaScreen(Screen[None]):
             try:
                 outcome = call()
             except LunaError as error:
-                outcome = Outcome(False, error.message, error.code, error.hint)
-            except Exception as error:  # a task border, as in _load
+                outcome = Outcome.failed(error)
+            except Exception as error:  # noqa: BLE001 - a task border, as in _load
                 _log.exception("%s failed", action.id)
-                outcome = Outcome(False, f"{type(error).__name__}: {error}", "internal")
+                outcome = Outcome(ok=False, message=f"{type(error).__name__}: {error}", code="internal")
             self.post_message(self.Done(action, outcome, command))
 
         self.run_worker(work, thread=True, group=f"verb {action.id}", exit_on_error=False, name=action.id)

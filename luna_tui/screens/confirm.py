@@ -20,7 +20,7 @@ class ConfirmDialog(ModalScreen[bool]):
     """Ask, with Cancel focused. ``typed`` is the word that must be typed; empty means a plain question."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,n", "answer(False)", "no"),
+        Binding("escape,n", "no", "no"),
         Binding("y", "yes", "yes"),
         Binding("left,h", "app.focus_previous", "left", show=False),
         Binding("right,l", "app.focus_next", "right", show=False),
@@ -56,17 +56,17 @@ class ConfirmDialog(ModalScreen[bool]):
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Take the typed word as the answer."""
         if event.value == self._typed:
-            self.dismiss(True)
+            self.dismiss(result=True)
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Answer with the pressed button."""
         self.dismiss(event.button.id == "yes")
 
-    def action_answer(self, answer: bool) -> None:
-        """Answer."""
-        self.dismiss(answer)
+    def action_no(self) -> None:
+        """Answer no."""
+        self.dismiss(result=False)
 
     def action_yes(self) -> None:
         """Answer yes where a plain question is asked."""
         if not self._typed:
-            self.dismiss(True)
+            self.dismiss(result=True)

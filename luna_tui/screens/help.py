@@ -73,9 +73,7 @@ def help_text(screen: str, about: str, *, readonly: bool) -> Content:
                 parts.append(Content.styled(f"{'':16}{action.cli.format(target='NAME')}", "$foreground-muted"))
         parts.append(Content(""))
     parts.append(Content.styled("In lists and logs", "b $accent"))
-    parts += [
-        Content.assemble(Content.styled(f"  {keys:<14}", "b"), Content(meaning)) for keys, meaning in _LIST_KEYS
-    ]
+    parts += [Content.assemble(Content.styled(f"  {keys:<14}", "b"), Content(meaning)) for keys, meaning in _LIST_KEYS]
     parts.append(Content.assemble(Content.styled(f"  {'ctrl+p':<14}", "b"), Content("every action by name")))
     return Content("\n").join(parts)
 

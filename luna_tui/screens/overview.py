@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static
 
-
 from luna_tui.screens.base import LunaScreen
 from luna_tui.screens.overview_text import columns, detail, row_of, strip
 from luna_tui.widgets.chrome import Pane
@@ -211,5 +210,3 @@ class OverviewScreen(LunaScreen):
     def _expect(self, name: str, state: str) -> None:
         """Show at once that a key was taken; the next snapshot tells what came of it."""
         self.query_one("#daemons", Pane).set_title(f"daemons · {name}: {state} …")
-
-

@@ -57,7 +57,7 @@ def row_of(daemon: DaemonRow, glyphs: Glyphs, width: str) -> Row:
     """Return a daemon's row."""
     del width
     tone = tone_of(daemon.state)
-    memory = daemon.vram_bytes if daemon.vram_bytes else daemon.rss_bytes
+    memory = daemon.vram_bytes or daemon.rss_bytes
     why = daemon.reason or daemon.phase or ", ".join(f"{entry.name} {' '.join(entry.parts)}" for entry in daemon.sets)
     quiet = Tone.DIM if daemon.state == "stopped" else None
     cells = (

@@ -1,4 +1,4 @@
-"""From a driver's sample to the screen's view: who a process is, where its bytes come from, and what stays unexplained."""
+"""From a driver's sample to the screen's view: who a process is, where its bytes come from, what is unexplained."""
 
 from __future__ import annotations
 

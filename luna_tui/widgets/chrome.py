@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from textual.containers import Vertical
 from textual.content import Content
 from textual.reactive import reactive
 from textual.widget import Widget
-from textual.widgets import Static
+from textual.widgets import Input, Static, TextArea
 
-from luna_tui.actions import TABLE
+from luna_tui.actions import on_screen
 from luna_tui.plain import clean
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from textual import events
+
+    from luna_tui.actions import Action
     from luna_tui.views import Failure
 
+Zone = tuple[int, int, str]
+"""First cell, cell after the last, id of the action."""
 KEY_NAMES = {
     "question_mark": "?",
     "slash": "/",
@@ -31,7 +38,7 @@ KEY_NAMES = {
 
 def key_name(keys: str) -> str:
     """Return how the first key of a binding is written."""
-    key = keys.split(",")[0].removeprefix("shift+") if keys.startswith("shift+question") else keys.split(",")[0]
+    key = keys.split(",", maxsplit=1)[0]
     return KEY_NAMES.get(key, key)
 
 
@@ -48,6 +55,7 @@ class HeaderRow(Widget):
         super().__init__(id="header")
         self.screens = screens
         self.current = current
+        self._zones: list[Zone] = []
 
     def on_mount(self) -> None:
         """Follow the clock."""
@@ -61,11 +69,11 @@ class HeaderRow(Widget):
     def render(self) -> Content:
         """Draw the row: tabs on the left, facts on the right."""
         narrow = self.screen.has_class("-narrow")
+        self._zones = []
         left = self._narrow_tabs() if narrow else self._tabs()
         facts = [self.badges, self.role if not narrow else "", self.summary if not narrow else "", self.clock]
-        right_text = " · ".join(fact for fact in facts if fact)
-        right = Content.styled(clean(right_text) + " ", "$foreground-muted")
-        room = self.size.width - left.cell_length - 2
+        right = Content.styled(clean(" · ".join(fact for fact in facts if fact)) + " ", "$foreground-muted")
+        room = self.size.width - left.cell_length - 1
         if right.cell_length > room:
             right = Content.styled(self.clock + " ", "$foreground-muted")
         if right.cell_length > room:
@@ -74,36 +82,40 @@ class HeaderRow(Widget):
 
     def _tabs(self) -> Content:
         wide = self.screen.has_class("-wide")
-        parts: list[Any] = [Content.from_markup(" [b $accent]luna[/] " if wide else " ")]
+        row = Content.styled(" luna ", "b $accent") if wide else Content("")
         for number, (name, label) in enumerate(self.screens, 1):
             unread = self._unread() if name == "events" else ""
+            start = row.cell_length
             if name == self.current:
-                style = "b $luna-tab-text on $luna-tab"
-                parts.append(Content.from_markup(f"[{style}] {number} {label}{unread} [/]"))
+                row += Content.styled(f" {number} {label}{unread} ", "b $luna-tab-text on $luna-tab")
             else:
-                sign = f"[$error b]{unread}[/]" if unread else ""
-                parts.append(
-                    Content.from_markup(
-                        f"[@click=app.run('screen.{name}')] [$accent]{number}[/] {label}{sign} [/]"
-                    )
-                )
-        return Content.assemble(*parts)
+                row += Content.assemble((f" {number}", "$accent"), f" {label}", (unread, "b $text-error"), " ")
+            self._zones.append((start, row.cell_length, f"screen.{name}"))
+        return row
 
     def _narrow_tabs(self) -> Content:
         names = [name for name, _ in self.screens]
         position = names.index(self.current)
-        label = self.screens[position][1]
-        return Content.from_markup(
-            f"[b $luna-tab-text on $luna-tab] {position + 1}/{len(names)} {label}{self._unread()} [/]"
-        )
+        text = f" {position + 1}/{len(names)} {self.screens[position][1]}{self._unread()} "
+        following = names[(position + 1) % len(names)]
+        self._zones.append((0, len(text), f"screen.{following}"))
+        return Content.styled(text, "b $luna-tab-text on $luna-tab")
 
     def _unread(self) -> str:
         alert = self.app.glyphs.alert  # type: ignore[attr-defined]  # LunaApp, typed in base.py
         return f" {alert}{self.unread}" if self.unread else ""
 
+    async def on_click(self, event: events.Click) -> None:
+        """Go to the clicked screen."""
+        await _run_zone(self, self._zones, event.x)
+
 
 class KeyBar(Widget):
     """Last row: the keys that work now, from the action table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._zones: list[Zone] = []
 
     def on_mount(self) -> None:
         """Follow focus and state."""
@@ -111,25 +123,42 @@ class KeyBar(Widget):
 
     def render(self) -> Content:
         """Draw what is enabled, as far as it fits; help always has room."""
+        self._zones = []
         if self.screen.has_class("-narrow"):
-            return Content.from_markup(" [$accent b]?[/] [$foreground-muted]keys[/]")
-        enabled = {
-            active.binding.id for active in self.screen.active_bindings.values() if active.enabled
-        }
-        entries = [
-            (key_name(action.keys), action.label, action.id)
-            for action in TABLE.values()
-            if action.shown and action.id in enabled and action.id != "app.help"
-        ]
-        pieces, used = [], len("? help") + 2
-        for key, label, name in entries:
-            width = len(key) + len(label) + 3
-            if used + width > self.size.width:
+            self._zones.append((0, self.size.width, "app.help"))
+            return Content.assemble((" ?", "b $accent"), (" keys", "$foreground-muted"))
+        row = Content(" ")
+        for key, action in self._working():
+            entry = self._entry(key, action.label)
+            if row.cell_length + entry.cell_length + len("? help") > self.size.width - 2:
                 break
-            used += width
-            pieces.append(f"[@click=screen.run('{name}')][$accent b]{key}[/] [$foreground-muted]{label}[/][/]")
-        pieces.append("[@click=screen.run('app.help')][$accent b]?[/] [$foreground-muted]help[/][/]")
-        return Content.from_markup(" " + "  ".join(pieces))
+            self._zones.append((row.cell_length, row.cell_length + entry.cell_length, action.id))
+            row += entry
+        self._zones.append((row.cell_length, self.size.width, "app.help"))
+        return row + self._entry("?", "help")
+
+    def _working(self) -> Iterator[tuple[str, Action]]:
+        """Yield what works now with its key; while text is typed only keys that are no letters work."""
+        is_typing = isinstance(self.screen.focused, (Input, TextArea))
+        for action in on_screen(getattr(self.screen, "SCREEN_ID", "")):
+            keys = [key for key in action.keys.split(",") if not is_typing or "+" in key or key == "escape"]
+            if action.shown and keys and action.id != "app.help" and self.screen.check_action("run", (action.id,)):
+                yield key_name(keys[0]), action
+
+    @staticmethod
+    def _entry(key: str, label: str) -> Content:
+        return Content.assemble((key, "b $accent"), (f" {label}  ", "$foreground-muted"))
+
+    async def on_click(self, event: events.Click) -> None:
+        """Do what the clicked key does."""
+        await _run_zone(self, self._zones, event.x)
+
+
+async def _run_zone(widget: Widget, zones: list[Zone], x: int) -> None:
+    for start, end, action_id in zones:
+        if start <= x < end:
+            await widget.run_action(f"screen.run('{action_id}')")
+            return
 
 
 class Pane(Vertical):

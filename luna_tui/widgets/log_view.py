@@ -207,7 +207,7 @@ class LogView(ScrollView, can_focus=True):
     def _go(self, index: int) -> None:
         last = max(0, len(self.shown) - 1)
         self._cursor = max(0, min(index, last))
-        self._pause_or_follow(self._cursor >= last)
+        self._pause_or_follow(at_end=self._cursor >= last)
         top, height = round(self.scroll_y), max(1, self.size.height)
         if self._cursor < top:
             self.scroll_to(y=self._cursor, animate=False, immediate=True)
@@ -215,7 +215,7 @@ class LogView(ScrollView, can_focus=True):
             self.scroll_to(y=self._cursor - height + 1, animate=False, immediate=True)
         self.refresh()
 
-    def _pause_or_follow(self, at_end: bool) -> None:
+    def _pause_or_follow(self, *, at_end: bool) -> None:
         if at_end != self.following:
             self.following = at_end
             self.unseen = 0

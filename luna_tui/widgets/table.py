@@ -50,7 +50,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row: its key keeps cursor, mark and scroll place over updates. ``sort`` has one value per column, or is None."""
+    """A row: its key keeps cursor and mark over updates. ``sort`` has one value per column."""
 
     key: str
     cells: tuple[Cell, ...]
