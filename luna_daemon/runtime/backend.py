@@ -135,13 +135,23 @@ class ModelBackend(Protocol):
     def name(self) -> str:
         """``native`` or ``comfy``."""
 
+    def usable_roles(self, family: str, roles: Sequence[str]) -> list[str]:
+        """Return those of a file's roles that make a set of the family: all text encoders or none."""
+
+    def resolve_precision(self, asked: str, *, has_vae: bool) -> str:
+        """Return the precision that a set computes in: that of its VAE, or fp16 storage for text encoders alone.
+
+        Raises:
+            DaemonError: ``precision-unsupported``.
+        """
+
     def load(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:
         """Build the set.
 
         Args:
             family: ``sd15``, ``sdxl``, …
             parts: role (``l``, ``g``, ``vae``) → opened part.
-            precision: ``auto`` or the VAE's ``fp32``, ``bf16``, ``fp16``.
+            precision: as resolved.
             check: raises on cancel or deadline; called between tensors.
 
         Raises:

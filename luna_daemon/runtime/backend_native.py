@@ -137,27 +137,35 @@ class NativeBackend:
         """Build a set; see the protocol for arguments and errors."""
         text_roles = [role for role in parts if role != "vae"]
         self._require_family(family, text_roles)
-        dtype = self.vae_dtype(precision)
         encoders = {role: self._text_encoder(FAMILIES[family].shapes[role], parts[role], check) for role in text_roles}
-        vae = self._autoencoder(parts["vae"], dtype, check) if "vae" in parts else None
+        vae = self._autoencoder(parts["vae"], DTYPES[precision], check) if "vae" in parts else None
         return NativeSet(family, encoders, vae, self._device)
 
-    def vae_dtype(self, precision: str) -> torch.dtype:
-        """Resolve a precision: ``auto`` is bf16 where the card has it, else fp32; a CPU computes in fp32.
+    def usable_roles(self, family: str, roles: Sequence[str]) -> list[str]:
+        """Return the roles that make a set of the family: all of its text encoders or none, and the VAE."""
+        text = [role for role in roles if role != "vae"]
+        is_text = family in TEXT_FAMILIES and set(text) == set(FAMILIES[family].shapes)
+        is_vae = family in VAE_FAMILIES or family == "auto"
+        return [role for role in roles if (is_vae if role == "vae" else is_text or family == "auto")]
+
+    def resolve_precision(self, asked: str, *, has_vae: bool) -> str:
+        """Resolve ``auto``: bf16 for a VAE where the card has it, else fp32. CLIP is always kept in fp16.
 
         Raises:
             DaemonError: ``precision-unsupported``.
         """
-        if precision == "auto":
-            is_bf16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
-            return torch.bfloat16 if is_bf16 else torch.float32
-        if precision not in DTYPES:
+        if asked not in {"auto", *DTYPES}:
             raise DaemonError(
-                "precision-unsupported", f"no precision {precision!r}", f"use auto or one of {', '.join(DTYPES)}"
+                "precision-unsupported", f"no precision {asked!r}", f"use auto or one of {', '.join(DTYPES)}"
             )
-        if precision == "fp16" and self._device.type == "cpu":
+        if not has_vae:
+            return "fp16"
+        if asked == "auto":
+            is_bf16 = self._device.type == "cuda" and torch.cuda.is_bf16_supported()
+            return "bf16" if is_bf16 else "fp32"
+        if asked == "fp16" and self._device.type == "cpu":
             raise DaemonError("precision-unsupported", "a CPU does not compute a VAE in fp16", "use fp32 or bf16")
-        return DTYPES[precision]
+        return asked
 
     def _require_family(self, family: str, text_roles: Sequence[str]) -> None:
         known = TEXT_FAMILIES if text_roles else VAE_FAMILIES

@@ -7,20 +7,43 @@ the wanted component's bytes are read.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from luna_engine.errors import DaemonError
+from luna_engine.errors import DaemonError, InputFileError
+from luna_engine.weights.containers.dtypes import DTYPES
+from luna_engine.weights.containers.safetensors_header import read_safetensors_header
+from luna_engine.weights.inspection import inspect_header
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
+    from typing_extensions import Self
+
+    from luna_engine.weights.containers.records import Header
 
 CONVERT_HINT = "convert it first: luna weights convert FILE --to fp16"
 COMFY_HINT = "a daemon with --backend comfy reads it"
+COPY_HINT = "copy or download the file again"
+TORCH_DTYPES: Mapping[str, str] = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 
 
@@ -79,6 +102,11 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the file."""
+        return math.prod(self.shape) * DTYPES[self.dtype]
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -90,6 +118,7 @@ class Part:
         entries: standalone name → dtype and shape.
         read: gives the tensor of a stored name.
         source: for messages; never a path of the user's machine.
+        is_of_sdxl: whether an SDXL checkpoint's names stand beside it.
     """
 
     kind: PartKind
@@ -97,6 +126,7 @@ class Part:
     entries: Mapping[str, Entry]
     read: Callable[[str], torch.Tensor]
     source: str
+    is_of_sdxl: bool = False
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor by its standalone name."""
@@ -127,59 +157,77 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
 
 
 class OpenFile:
-    """A safetensors file, opened and mapped; tensors are read when asked for.
+    """A safetensors file, its header checked; tensors are read when asked for.
+
+    It is read, never mapped: a mapped file that another program truncates kills the process.
 
     Raises:
-        DaemonError: ``file-damaged`` for a file that is not what its header says, ``wrong-type`` for a pickle or
-            anything else that is no safetensors, ``model-unsupported`` for GGUF.
+        DaemonError: ``file-damaged`` for a file that is not what its header says, ``wrong-type`` for a pickle,
+            ``model-unsupported`` for GGUF.
     """
 
     def __init__(self, path: Path, source: str) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        _refuse_other_formats(path, source)
         self.source = source
+        self._file = path.open("rb", buffering=0)
         try:
-            self._file = safe_open(path, framework="pt", device="cpu")
-            self.entries = {name: self._entry(name) for name in self._file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, OSError, ValueError) as error:
-            raise damaged(source, error) from error
+            self._header = self._read_header(path)
+        except BaseException:
+            self._file.close()
+            raise
+        self._infos = {info.name: info for info in self._header.tensors}
+        self.entries = {name: Entry(info.dtype, info.shape) for name, info in self._infos.items()}
 
-    def _entry(self, name: str) -> Entry:
-        part = self._file.get_slice(name)
-        return Entry(part.get_dtype(), tuple(part.get_shape()))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _read_header(self, path: Path) -> Header:
+        head = self._file.read(8)
+        if head.startswith(b"GGUF"):
+            raise DaemonError(
+                "model-unsupported", f"{self.source} is GGUF; the native backend reads safetensors", COMFY_HINT
+            )
+        if head.startswith(_PICKLES):
+            raise DaemonError(
+                "wrong-type", f"{self.source} is a pickle, which may run code; it is not opened", CONVERT_HINT
+            )
+        try:
+            return read_safetensors_header(path)
+        except InputFileError as error:
+            raise DaemonError(error.code, f"{self.source}: {error.message}", error.hint) from error
 
     def read(self, stored: str) -> torch.Tensor:
         """Read one tensor by its stored name."""
-        from safetensors import SafetensorError
+        import torch
 
-        try:
-            tensor: torch.Tensor = self._file.get_tensor(stored)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise damaged(self.source, error) from error
-        return tensor
+        info = self._infos[stored]
+        raw = torch.empty(info.size_bytes, dtype=torch.uint8)
+        view = memoryview(raw.numpy())
+        self._file.seek(info.offset)
+        done = 0
+        while done < info.size_bytes:
+            count = self._file.readinto(view[done:])
+            if not count:
+                raise DaemonError(
+                    "file-damaged", f"{self.source} ends inside {stored}; it was cut short while it was read", COPY_HINT
+                )
+            done += count
+        return raw.view(getattr(torch, TORCH_DTYPES[info.dtype])).reshape(info.shape)
+
+    @property
+    def family(self) -> str | None:
+        """The family of the file's diffusion part, None without one."""
+        return inspect_header(self._header).family
+
+    def description(self) -> str:
+        """Say what the file is, for messages."""
+        return f"{inspect_header(self._header).name} data"
 
     def find(self, role: str) -> Part | None:
         """Return the part for a role, or None if the file has none of that kind."""
         return find_part(role, self.entries, self.read, self.source)
-
-
-def damaged(source: str, error: Exception) -> DaemonError:
-    """Return the error for a file that cannot be read to its end."""
-    return DaemonError(
-        "file-damaged", f"{source} is no intact safetensors file: {error}", "copy or download the file again"
-    )
-
-
-def _refuse_other_formats(path: Path, source: str) -> None:
-    with path.open("rb") as file:
-        head = file.read(9)
-    if head.startswith(b"GGUF"):
-        raise DaemonError(
-            "model-unsupported", f"{source} is a GGUF file; the native backend reads safetensors", COMFY_HINT
-        )
-    if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04")):
-        raise DaemonError("wrong-type", f"{source} is a pickle, which may run code; it is not opened", CONVERT_HINT)
 
 
 def find_part(role: str, entries: Mapping[str, Entry], read: Callable[[str], torch.Tensor], source: str) -> Part | None:
@@ -195,7 +243,8 @@ def find_part(role: str, entries: Mapping[str, Entry], read: Callable[[str], tor
         if marker is None or entries[marker].shape not in kind.shapes:
             continue
         names = {name: stored[name] for name in sorted(stored) if _BELONGS[role].match(name)}
-        part = Part(kind, names, {name: entries[old] for name, old in names.items()}, read, source)
+        is_of_sdxl = any(name.startswith("conditioner.") for name in entries)
+        part = Part(kind, names, {name: entries[old] for name, old in names.items()}, read, source, is_of_sdxl)
         _require_floats(part, stored)
         return part
     return None
@@ -235,7 +284,7 @@ def require_complete(part: Part, expected: Mapping[str, tuple[int, ...]]) -> Non
         raise DaemonError(
             "file-damaged",
             f"{part.source}: {part.kind.label} lacks {len(missing)} of {len(expected)} tensors, first {missing[0]}",
-            "copy or download the file again",
+            COPY_HINT,
             details={"missing": missing[:100], "missing_total": len(missing)},
         )
     for name, shape in expected.items():

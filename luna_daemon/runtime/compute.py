@@ -1,0 +1,172 @@
+"""The commands that compute: text and token encoding, VAE encode and decode. Wire tensors in and out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luna_daemon.encode_messages import Encoded as EncodedReply
+from luna_daemon.encode_messages import EncodedItem, Image, Latent
+from luna_daemon.messages import Did
+from luna_daemon.runtime import images, items
+from luna_daemon.runtime.backend import EncodeItem
+from luna_daemon.runtime.clip_text import CLIP_L
+from luna_daemon.runtime.embeddings import EmbeddingFiles
+from luna_daemon.runtime.tokens import tokenize
+from luna_daemon.runtime.vocabulary import open_vocabulary
+from luna_daemon.tensors import from_torch, to_torch
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from luna_daemon.encode_messages import EncodeText, EncodeTokens, TextItem, VaeDecode, VaeEncode
+    from luna_daemon.engine_seam import Answer, Check
+    from luna_daemon.frames import WireTensor
+    from luna_daemon.model_messages import VaeFacts
+    from luna_daemon.runtime.backend import Encoded
+    from luna_daemon.runtime.models import HeldSet, ModelStore
+    from luna_daemon.runtime.tokens import Tokenized
+    from luna_daemon.runtime.vocabulary import ClipVocabulary
+
+    Segments = Mapping[str, WireTensor]
+
+
+class ComputeCommands:
+    """Answers the commands of the device lane.
+
+    Args:
+        store: holds the sets.
+        service_type: ``full``, ``clip`` or ``vae``.
+        comfyui: a checkout whose vocabulary is used, if there is one.
+    """
+
+    def __init__(self, store: ModelStore, service_type: str, comfyui: Path | None) -> None:
+        self._store = store
+        self._service_type = service_type
+        self._comfyui = comfyui
+        self._vocabulary: ClipVocabulary | None = None
+        self._embeddings = EmbeddingFiles(store.files)
+
+    def encode_tokens(self, body: EncodeTokens, segments: Segments, check: Check) -> Answer:
+        """Encode prompts whose tokens the client made."""
+        held = self._set(body.set, "text")
+        wanted = [
+            items.token_item(item, segments, held.model.encoders, f"items.{index}")
+            for index, item in enumerate(body.items)
+        ]
+        return self._encode(held, wanted, [EncodedItem("")] * len(wanted), body.result.dtype, check)
+
+    def encode_text(self, body: EncodeText, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
+        """Encode prompts given as text."""
+        held = self._set(body.set, "text")
+        wanted, replies = [], []
+        for index, item in enumerate(body.items):
+            made = self._tokenize(item, held, f"items.{index}")
+            layers = items.layers(item.layer, held.model.encoders)
+            inputs = {role: tokenized.input for role, tokenized in made.items()}
+            wanted.append(EncodeItem(inputs, layers, projected=item.projected is not False))
+            replies.append(_text_reply(made))
+        return self._encode(held, wanted, replies, body.result.dtype, check)
+
+    def _tokenize(self, item: TextItem, held: HeldSet, place: str) -> dict[str, Tokenized]:
+        items.refuse_unsupported(bool(item.loras), has_aux=False, place=place)
+        if item.template is not None:
+            raise DaemonError("model-unsupported", f"{place}.template: {held.family} has no templates", None)
+        roles = held.model.encoders
+        texts = item.text if isinstance(item.text, dict) else dict.fromkeys(roles, item.text)
+        unknown = sorted(set(texts) - set(roles))
+        if unknown:
+            raise DaemonError("request-invalid", f"{place}.text: the set has no text encoder {unknown[0]!r}")
+        if self._vocabulary is None:
+            self._vocabulary = open_vocabulary(self._comfyui)
+        return {
+            role: tokenize(texts.get(role, ""), CLIP_L, self._vocabulary, self._embeddings.finder(role))
+            for role in roles
+        }
+
+    def _encode(
+        self,
+        held: HeldSet,
+        wanted: Sequence[EncodeItem],
+        replies: Sequence[EncodedItem],
+        dtype: str,
+        check: Check,
+    ) -> Answer:
+        did = Did(
+            backend=self._store.backend.name,
+            set=held.id,
+            place_before=held.model.place.value,
+            rows=sum(len(given.rows) for item in wanted for given in item.encoders.values()),
+            requests=1,
+        )
+        encoded = held.model.encode(wanted, check)
+        held.touch()
+        tensors: list[WireTensor] = []
+        named = tuple(
+            _named(index, one, reply, dtype, tensors)
+            for index, (one, reply) in enumerate(zip(encoded, replies, strict=True))
+        )
+        return EncodedReply(named, did), tensors
+
+    def vae_encode(self, body: VaeEncode, segments: Segments, check: Check) -> Answer:
+        """Encode pixels to the mean of the posterior."""
+        held, facts = self._vae(body.set)
+        pixels = images.prepare_pixels(to_torch(segments["pixels"]), facts)
+        images.require_finite(pixels.tensor, "image")
+        did = Did(
+            backend=self._store.backend.name, set=held.id, place_before=held.model.place.value, crop=pixels.crop
+        )
+        latent = held.model.vae_encode(pixels.tensor, check)
+        held.touch()
+        return Latent(did), [from_torch("latent", latent)]
+
+    def vae_decode(self, body: VaeDecode, segments: Segments, check: Check) -> Answer:
+        """Decode a latent to pixels in 0..1."""
+        held, facts = self._vae(body.set)
+        if body.options:
+            raise DaemonError(
+                "model-unsupported", f"options: this VAE takes none, found {', '.join(sorted(body.options))}", None
+            )
+        latent = images.prepare_latent(to_torch(segments["latent"]), facts)
+        images.require_finite(latent, "latent")
+        did = Did(backend=self._store.backend.name, set=held.id, place_before=held.model.place.value)
+        image = held.model.vae_decode(latent, check)
+        held.touch()
+        return Image(did), [from_torch("image", image)]
+
+    def _set(self, name: str, component: str) -> HeldSet:
+        if self._service_type not in {"full", "vae" if component == "vae" else "clip"}:
+            raise DaemonError(
+                "service-not-here",
+                f"this is a {self._service_type} daemon",
+                "ask the other daemon, or start one with --service-type full",
+            )
+        return self._store.get(name, component)
+
+    def _vae(self, name: str) -> tuple[HeldSet, VaeFacts]:
+        held = self._set(name, "vae")
+        if held.model.vae is None:
+            raise DaemonError("component-missing", f"set {held.id} has no VAE", "load a set that has one")
+        return held, held.model.vae
+
+
+def _text_reply(made: Mapping[str, Tokenized]) -> EncodedItem:
+    missing = tuple(dict.fromkeys(name for tokenized in made.values() for name in tokenized.missing))
+    counts = {role: tokenized.tokens for role, tokenized in made.items()}
+    return EncodedItem("", tokens=counts, missing_embeddings=missing)
+
+
+def _named(index: int, one: Encoded, reply: EncodedItem, dtype: str, tensors: list[WireTensor]) -> EncodedItem:
+    """Append an item's tensors and return its reply with their names."""
+    import dataclasses
+
+    def keep(name: str, tensor: object) -> str:
+        full = f"{index}.{name}"
+        tensors.append(from_torch(full, tensor.half() if dtype == "f16" else tensor))  # type: ignore[attr-defined]
+        return full
+
+    cond = keep("cond", one.cond)
+    pooled = None if one.pooled is None else keep("pooled", one.pooled)
+    extras = {name: keep(name, tensor) for name, tensor in one.extras.items()}
+    return dataclasses.replace(reply, cond=cond, pooled=pooled, extras=extras)

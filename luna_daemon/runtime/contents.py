@@ -1,0 +1,79 @@
+"""Content hashes of parts, kept by the file's stamp so that a file is hashed once and not at every start."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from typing import TYPE_CHECKING
+
+from luna_engine import paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from luna_daemon.runtime.files import Stamp
+    from luna_daemon.runtime.parts import Part
+
+_log = logging.getLogger("luna.daemon.models")
+_TABLE = """
+CREATE TABLE IF NOT EXISTS part_contents (
+    device TEXT, inode TEXT, size_bytes INTEGER, mtime_ns INTEGER, role TEXT, content TEXT,
+    PRIMARY KEY (device, inode, size_bytes, mtime_ns, role)
+)
+"""
+
+
+def content_of(part: Part, stamp: Stamp, check: Callable[[], None]) -> str:
+    """Return the content hash of a file's part, from ``luna.db`` if the file is as it was."""
+    role = part.kind.role
+    known = recall(stamp, role)
+    if known is not None:
+        return known
+    content = part.content(check)
+    _keep(stamp, role, content)
+    return content
+
+
+def recall(stamp: Stamp, role: str) -> str | None:
+    """Return the hash kept for a file's part, or None."""
+    row: tuple[str] | None = None
+    with _database() as database:
+        row = database.execute(
+            "SELECT content FROM part_contents WHERE device=? AND inode=? AND size_bytes=? AND mtime_ns=? AND role=?",
+            (*_key(stamp), role),
+        ).fetchone()
+    return None if row is None else row[0]
+
+
+def _keep(stamp: Stamp, role: str, content: str) -> None:
+    row = (*_key(stamp), role, content)
+    with _database() as database:
+        database.execute("INSERT OR REPLACE INTO part_contents VALUES (?, ?, ?, ?, ?, ?)", row)
+        database.commit()
+
+
+def _key(stamp: Stamp) -> tuple[str, str, int, int]:
+    # Device and inode are unsigned 64-bit numbers, SQLite's integers are signed.
+    return str(stamp.device), str(stamp.inode), stamp.size_bytes, stamp.mtime_ns
+
+
+@contextlib.contextmanager
+def _database() -> Iterator[sqlite3.Connection]:
+    """Open ``luna.db``. One that cannot be used costs time, not correctness: it is logged, and files are hashed anew."""
+    try:
+        with contextlib.closing(_open()) as database:
+            yield database
+    except (sqlite3.Error, OSError) as error:
+        _log.warning("content hashes are not kept, luna.db cannot be used: %s", error)
+
+
+def _open() -> sqlite3.Connection:
+    try:
+        database = sqlite3.connect(paths.private_dir() / "luna.db", timeout=5.0)
+        database.execute(_TABLE)
+    except (sqlite3.Error, OSError) as error:
+        _log.warning("luna.db cannot be opened: %s", error)
+        database = sqlite3.connect(":memory:")
+        database.execute(_TABLE)
+    return database

@@ -1,0 +1,254 @@
+"""The engine: what the server calls for every model command. It owns the device, the backend and the sets.
+
+torch is imported in `start`, not before. Model methods run on the executor or loader thread; `snapshot` and
+`list_models` on any. Failures of the device become errors of the protocol here, and only here.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from luna_daemon.messages import Downgrade
+from luna_daemon.model_messages import ModelList, SetRow
+from luna_daemon.runtime.device import choose_device, find_cards, show_only
+from luna_daemon.runtime.files import ModelFiles, find_roots
+from luna_daemon.runtime.listing import FileList
+from luna_daemon.runtime.uploads import UploadStore
+from luna_daemon.status_messages import CacheStatus, DeviceStatus, EngineSnapshot
+from luna_engine import settings as luna_settings
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import torch
+
+    from luna_daemon.encode_messages import EncodeText, EncodeTokens, VaeDecode, VaeEncode
+    from luna_daemon.engine_seam import Answer, Check, EngineOptions, OnPhase
+    from luna_daemon.frames import WireTensor
+    from luna_daemon.model_messages import DescribeModel, ListModels, LoadModel, PutModel, UnloadModel
+    from luna_daemon.runtime.compute import ComputeCommands
+    from luna_daemon.runtime.device import DeviceChoice
+    from luna_daemon.runtime.model_commands import ModelCommands
+    from luna_daemon.runtime.models import ModelStore
+
+    Segments = Mapping[str, WireTensor]
+
+_log = logging.getLogger("luna.daemon.engine")
+_DOWNGRADES_KEPT = 10
+_REFRESH_S = 0.5
+
+
+class Engine:
+    """See `luna_daemon.engine_seam.ModelEngine`.
+
+    Args:
+        options: from the command line and the settings; roots that are not given are looked for.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        roots = options.roots if options.roots is not None else find_roots(luna_settings.load())
+        self._files = ModelFiles(roots)
+        self._list = FileList(self._files)
+        self._uploads = UploadStore()
+        self._downgrades: deque[Downgrade] = deque(maxlen=_DOWNGRADES_KEPT)
+        self._backend_reason: str | None = None
+        self._device_status = DeviceStatus("unknown")
+        self._measured_at = 0.0
+        self._device: torch.device | None = None
+        self._store: ModelStore | None = None
+        self._models: ModelCommands | None = None
+        self._compute: ComputeCommands | None = None
+
+    # ---- start and status -----------------------------------------------------------------------------------
+
+    def start(self, on_phase: OnPhase) -> None:
+        """Import torch, take the device, choose the backend, preload and warm up.
+
+        Raises:
+            DaemonError: ``device-unusable``; ``model-unsupported`` for a backend that is not there;
+                ``precision-unsupported``; what loading a preloaded set raises.
+        """
+        self._refuse_comfy()
+        on_phase("importing torch", None)
+        choice = choose_device(self._options.device, self._options.service_type, find_cards())
+        show_only(choice.card)
+        from luna_daemon.runtime.setup import take_device
+
+        self._device = take_device(choice, self._options.threads)
+        self._build(choice)
+        self._preload(on_phase)
+
+    def _refuse_comfy(self) -> None:
+        if self._options.backend == "comfy":
+            raise DaemonError(
+                "model-unsupported", "this version of Luna has no comfy backend", "use --backend auto or native"
+            )
+        why = "asked for" if self._options.backend == "native" else "the only backend of this version"
+        self._backend_reason = why
+        clip = self._options.clip_precision
+        if clip not in {None, "auto", "fp16"}:
+            raise DaemonError(
+                "precision-unsupported",
+                f"text encoders are kept in fp16 and compute in fp32, as in ComfyUI; {clip} is not offered",
+                "leave --clip-precision out",
+            )
+
+    def _build(self, choice: DeviceChoice) -> None:
+        from luna_daemon.runtime.backend_native import NativeBackend
+        from luna_daemon.runtime.compute import ComputeCommands
+        from luna_daemon.runtime.model_commands import ModelCommands
+        from luna_daemon.runtime.models import ModelStore
+
+        options, device = self._options, self._device
+        assert device is not None  # noqa: S101 - start has set it; not input
+        budget = options.ram_budget_bytes if device.type == "cpu" else options.vram_budget_bytes
+        self._store = ModelStore(NativeBackend(device), self._files, self._uploads, budget)
+        precision = options.vae_precision or options.precision
+        self._models = ModelCommands(self._store, options.service_type, precision)
+        self._compute = ComputeCommands(self._store, options.service_type, options.comfyui)
+        self._device_status = DeviceStatus(
+            kind=device.type,
+            uuid=choice.card.uuid if choice.card else None,
+            name=choice.card.name if choice.card else None,
+            reason=choice.reason,
+        )
+        self._measure()
+
+    def _preload(self, on_phase: OnPhase) -> None:
+        from luna_daemon.runtime.preload import warm_up
+
+        assert self._models is not None and self._store is not None  # noqa: S101, PT018 - set by _build
+        names = self._options.preload
+        for index, name in enumerate(names):
+            on_phase(f"loading {name}", index / len(names))
+            held, left_out = self._run("loading", self._models.preload, name, self._options.sets or {})
+            if left_out is not None:
+                self._downgrades.append(left_out)
+                _log.warning("%s: %s instead of %s: %s", name, left_out.did, left_out.asked, left_out.reason)
+            on_phase(f"warming up {name}", (index + 0.8) / len(names))
+            self._run("warming up", warm_up, held.model)
+        self._measure()
+
+    def snapshot(self) -> EngineSnapshot:
+        """Return the engine's share of the status."""
+        sets = self._store.sets if self._store is not None else {}
+        uploads = CacheStatus(self._uploads.size_bytes(), self._uploads.cap_bytes, len(self._uploads))
+        return EngineSnapshot(
+            device=self._device_status,
+            backend=None if self._store is None else self._store.backend.name,
+            backend_reason=self._backend_reason,
+            sets=tuple(held.status() for held in sets.values()),
+            caches={"uploads": uploads},
+            downgrades=tuple(self._downgrades),
+        )
+
+    def _measure(self) -> None:
+        """Read the device's memory; only threads that may touch the device call this."""
+        from luna_daemon.runtime.setup import measure
+
+        if self._device is not None:
+            self._device_status = measure(self._device_status, self._device)
+            self._measured_at = time.monotonic()
+
+    # ---- commands -------------------------------------------------------------------------------------------
+
+    def list_models(self, body: ListModels, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
+        """List the loaded sets and, unless only loaded ones are asked for, the files under the roots."""
+        rows = () if body.loaded else self._list.rows(body.kind)
+        return ModelList(tuple(_set_row(status) for status in self.snapshot().sets), rows), []
+
+    def describe_model(self, body: DescribeModel, segments: Segments, check: Check) -> Answer:
+        """Return facts and tensor names of a set."""
+        return self._command("describing", self._ready_models().describe_model, body, segments, check)
+
+    def load_model(self, body: LoadModel, segments: Segments, check: Check) -> Answer:
+        """Load a set from files or sent parts."""
+        return self._command("loading a set", self._ready_models().load_model, body, segments, check)
+
+    def put_model(self, body: PutModel, segments: Segments, check: Check) -> Answer:
+        """Take a step of an upload."""
+        return self._command("taking a model", self._ready_models().put_model, body, segments, check)
+
+    def unload_model(self, body: UnloadModel, segments: Segments, check: Check) -> Answer:
+        """Unload one set or all."""
+        return self._command("unloading", self._ready_models().unload_model, body, segments, check)
+
+    def encode_tokens(self, body: EncodeTokens, segments: Segments, check: Check) -> Answer:
+        """Encode token rows."""
+        return self._command("encoding text", self._ready_compute().encode_tokens, body, segments, check)
+
+    def encode_text(self, body: EncodeText, segments: Segments, check: Check) -> Answer:
+        """Encode texts."""
+        return self._command("encoding text", self._ready_compute().encode_text, body, segments, check)
+
+    def vae_encode(self, body: VaeEncode, segments: Segments, check: Check) -> Answer:
+        """Encode pixels."""
+        return self._command("encoding an image", self._ready_compute().vae_encode, body, segments, check)
+
+    def vae_decode(self, body: VaeDecode, segments: Segments, check: Check) -> Answer:
+        """Decode a latent."""
+        return self._command("decoding a latent", self._ready_compute().vae_decode, body, segments, check)
+
+    def _ready_models(self) -> ModelCommands:
+        if self._models is None:
+            raise _loading()
+        return self._models
+
+    def _ready_compute(self) -> ComputeCommands:
+        if self._compute is None:
+            raise _loading()
+        return self._compute
+
+    def _command(
+        self, doing: str, method: Callable[[Any, Segments, Check], Answer], body: Any, segments: Segments, check: Check
+    ) -> Answer:
+        answer: Answer = self._run(doing, method, body, segments, check)
+        if time.monotonic() - self._measured_at > _REFRESH_S:
+            self._measure()
+        return answer
+
+    def _run(self, doing: str, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Call under inference mode. Memory that ran out is given back, then tried once more.
+
+        The second try stands outside the except block, so that the traceback holds no tensors.
+        """
+        import torch
+
+        from luna_daemon.runtime.failures import is_device_lost, is_out_of_memory, out_of_memory, release_cache
+
+        for is_last in (False, True):
+            try:
+                with torch.inference_mode():
+                    return call(*arguments)
+            except (RuntimeError, MemoryError) as error:
+                if is_device_lost(error):
+                    raise DaemonError("device-lost", f"the device failed while {doing}: {error}", None) from error
+                if not is_out_of_memory(error):
+                    raise
+            if is_last:
+                break
+            release_cache()
+        assert self._device is not None and self._store is not None  # noqa: S101, PT018 - nothing runs before start
+        holders = {held.id: held.size_bytes for held in self._store.sets.values()}
+        raise out_of_memory(self._device, doing, holders)
+
+
+def _loading() -> DaemonError:
+    return DaemonError("daemon-loading", "the daemon is still starting", retry_after_ms=500)
+
+
+def _set_row(status: Any) -> SetRow:
+    return SetRow(
+        id=status.set,
+        family=status.family,
+        precision=status.precision,
+        parts={part.role: part.content or "" for part in status.parts},
+        place=status.place,
+        bytes=status.bytes,
+        default=status.default,
+    )

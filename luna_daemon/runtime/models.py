@@ -1,0 +1,294 @@
+"""The sets a daemon holds: opened from files or uploads, named by what is in them, evicted when room is needed.
+
+Only the executor (or loader) thread changes anything here; other threads read ``sets``, which is replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from luna_daemon.runtime.contents import content_of
+from luna_daemon.runtime.files import Stamp
+from luna_daemon.runtime.parts import KINDS, OpenFile
+from luna_daemon.status_messages import PartStatus, SetStatus
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from luna_daemon.model_messages import Expect
+    from luna_daemon.runtime.backend import ModelBackend, ModelSet
+    from luna_daemon.runtime.files import ModelFiles
+    from luna_daemon.runtime.parts import Part
+    from luna_daemon.runtime.uploads import UploadStore
+
+
+@dataclass(frozen=True, slots=True)
+class WantedPart:
+    """A part to load: from a file (``path``, with its id if it has one) or from a finished upload (``content``)."""
+
+    role: str
+    path: Path | None = None
+    id: str | None = None
+    content: str | None = None
+    expect: Expect | None = None
+
+
+@dataclass(slots=True)
+class HeldSet:
+    """A loaded set and its book-keeping."""
+
+    id: str
+    family: str
+    precision: str
+    parts: tuple[PartStatus, ...]
+    model: ModelSet
+    is_pinned: bool = False
+    is_default: bool = False
+    uses: int = 0
+    last_used: float | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.bytes for part in self.parts)
+
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles of the parts."""
+        return frozenset(part.role for part in self.parts)
+
+    def touch(self) -> None:
+        """Count a use."""
+        self.uses += 1
+        self.last_used = time.monotonic()
+
+    def status(self) -> SetStatus:
+        """Return what the daemon's status says of it."""
+        age = None if self.last_used is None else time.monotonic() - self.last_used
+        return SetStatus(
+            set=self.id,
+            family=self.family,
+            parts=self.parts,
+            precision=self.precision,
+            place=self.model.place.value,
+            bytes=self.size_bytes,
+            pinned=self.is_pinned,
+            default=self.is_default,
+            uses=self.uses,
+            last_used_s=age,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LoadResult:
+    """A set, and the sets that had to go for it."""
+
+    held: HeldSet
+    evicted: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ModelStore:
+    """Loads, finds and unloads sets.
+
+    Attributes:
+        backend: builds them.
+        files: resolves file ids.
+        uploads: holds what clients sent.
+        budget_bytes: what all sets may hold together; None is no budget.
+    """
+
+    backend: ModelBackend
+    files: ModelFiles
+    uploads: UploadStore
+    budget_bytes: int | None = None
+    sets: Mapping[str, HeldSet] = field(default_factory=dict)
+
+    def load(
+        self, family: str, wanted: Sequence[WantedPart], precision: str, check: Callable[[], None]
+    ) -> LoadResult:
+        """Load a set, or return it if it is there.
+
+        Raises:
+            DaemonError: see `ModelBackend.load`, and ``wrong-type``, ``component-missing``, ``model-missing``,
+                ``daemon-model-changed``, ``out-of-memory``.
+        """
+        _require_single_roles(wanted)
+        with contextlib.ExitStack() as stack:
+            opened = {one.role: self._open(one, stack) for one in wanted}
+            if family == "auto":
+                family = guess_family(opened)
+            contents = {one.role: self._identify(one, opened[one.role], check) for one in wanted}
+            resolved = self.backend.resolve_precision(precision, has_vae="vae" in opened)
+            name = set_id(family, contents, resolved, self.backend.name)
+            if name in self.sets:
+                return LoadResult(self.sets[name])
+            evicted = self._make_room(sum(map(_stored_bytes, opened.values())))
+            model = self.backend.load(family, opened, resolved, check)
+        sizes = model.part_bytes()
+        parts = tuple(PartStatus(one.role, one.id, contents[one.role], sizes[one.role]) for one in wanted)
+        held = HeldSet(name, family, resolved, parts, model)
+        self.sets = {**self.sets, name: held}
+        for one in wanted:
+            if one.content is not None:
+                self.uploads.drop(one.content)
+        return LoadResult(held, evicted)
+
+    def _open(self, wanted: WantedPart, stack: contextlib.ExitStack) -> Part:
+        kind = KINDS.get(wanted.role)
+        if kind is None:
+            raise DaemonError(
+                "model-unsupported",
+                f"the {self.backend.name} backend has no part {wanted.role!r}; it has {', '.join(KINDS)}",
+                "a daemon with --backend comfy reads it",
+            )
+        if wanted.path is None:
+            return self._sent(wanted)
+        label = wanted.id or wanted.path.name
+        file = stack.enter_context(OpenFile(wanted.path, label))
+        part = file.find(wanted.role)
+        if part is None:
+            raise _without_part(file, kind.label)
+        return part
+
+    def _sent(self, wanted: WantedPart) -> Part:
+        part = self.uploads.part(wanted.content or "")
+        if part is None:
+            raise DaemonError("model-missing", f"content {wanted.content} has not been sent", "send it with put_model")
+        if part.kind.role != wanted.role:
+            raise DaemonError(
+                "wrong-type", f"content {wanted.content} is {part.kind.label}, not a part {wanted.role!r}", None
+            )
+        return part
+
+    def _identify(self, wanted: WantedPart, part: Part, check: Callable[[], None]) -> str:
+        if wanted.path is None:
+            return wanted.content or ""
+        stamp = Stamp.of(wanted.path)
+        content = content_of(part, stamp, check)
+        expect = wanted.expect
+        if expect is not None and not stamp.agrees(expect) and expect.content != content:
+            raise DaemonError(
+                "daemon-model-changed",
+                f"{wanted.id} is another file here than the one the client sees",
+                "let both sides use the same models folder, or use LunaCheckpointTunnel, which sends its own model",
+                details={"content": content},
+            )
+        return content
+
+    def _make_room(self, needed_bytes: int) -> tuple[str, ...]:
+        """Unload idle sets, the longest unused first, until the budget holds what is to come."""
+        evicted: list[str] = []
+        if self.budget_bytes is None:
+            return ()
+        by_age = sorted(self.sets.values(), key=lambda held: held.last_used or 0.0)
+        idle = [held for held in by_age if not held.is_pinned]
+        while self.held_bytes() + needed_bytes > self.budget_bytes and idle:
+            evicted.append(idle[0].id)
+            self._forget(idle.pop(0).id)
+        if self.held_bytes() + needed_bytes > self.budget_bytes:
+            raise DaemonError(
+                "out-of-memory",
+                f"{needed_bytes:,} bytes are needed, the budget is {self.budget_bytes:,}, "
+                f"pinned sets hold {self.held_bytes():,}",
+                "raise --ram-budget or --vram-budget, or unpin a set",
+            )
+        return tuple(evicted)
+
+    def held_bytes(self) -> int:
+        """Return the bytes of all sets."""
+        return sum(held.size_bytes for held in self.sets.values())
+
+    def mark(self, held: HeldSet, *, pin: bool, default: bool) -> None:
+        """Pin a set, or make it its family's default in place of another with the same roles."""
+        held.is_pinned = held.is_pinned or pin
+        if default:
+            for other in self.sets.values():
+                if other.family == held.family and other.roles & held.roles:
+                    other.is_default = False
+            held.is_default = True
+
+    def get(self, name: str, component: str | None = None) -> HeldSet:
+        """Return a set by id, or a family's default set.
+
+        Args:
+            name: set id or family.
+            component: ``text`` or ``vae``; a family's sets without it do not count.
+
+        Raises:
+            DaemonError: ``model-missing``.
+        """
+        if name in self.sets:
+            return self.sets[name]
+        fitting = [held for held in self.sets.values() if held.family == name and _has(held, component)]
+        chosen = [held for held in fitting if held.is_default] or fitting
+        if len(chosen) == 1:
+            return chosen[0]
+        if chosen:
+            ids = ", ".join(held.id for held in chosen)
+            raise DaemonError("model-missing", f"{len(chosen)} sets of {name} are loaded: {ids}", "name one by its id")
+        loaded = ", ".join(f"{held.family} {held.id}" for held in self.sets.values()) or "nothing"
+        raise DaemonError("model-missing", f"no set {name!r} is loaded here; loaded is {loaded}", "load it with load_model")
+
+    def unload(self, name: str | None, *, force: bool) -> tuple[int, tuple[str, ...]]:
+        """Unload one set (by id or family) or all; return the freed bytes and the ids that stayed because pinned."""
+        chosen = list(self.sets.values()) if name is None else [self.get(name)]
+        kept = tuple(held.id for held in chosen if held.is_pinned and not force)
+        before = self.held_bytes()
+        for held in chosen:
+            if held.id not in kept:
+                self._forget(held.id)
+        return before - self.held_bytes(), kept
+
+    def _forget(self, name: str) -> None:
+        self.sets = {key: held for key, held in self.sets.items() if key != name}
+
+
+def set_id(family: str, contents: Mapping[str, str], precision: str, backend: str) -> str:
+    """Return the 16 hex digits that name a set: the same model, precision and backend give the same id anywhere."""
+    lines = [family, precision, backend, *(f"{role}:{contents[role]}" for role in sorted(contents))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def guess_family(parts: Mapping[str, Part]) -> str:
+    """Return the family of parts given without one.
+
+    CLIP-L alone is sd15's encoder; a VAE inside an SDXL checkpoint is SDXL's, any other 4-channel VAE counts as sd15's
+    (the two are built alike, and the numbers do not depend on the name).
+    """
+    if any(role not in {"l", "vae"} for role in parts):
+        return "sdxl"
+    return "sdxl" if "l" not in parts and parts["vae"].is_of_sdxl else "sd15"
+
+
+def _require_single_roles(wanted: Sequence[WantedPart]) -> None:
+    roles = [one.role for one in wanted]
+    if len(set(roles)) != len(roles):
+        raise DaemonError("request-invalid", "a role is named twice", "name every part of the set once")
+
+
+def _without_part(file: OpenFile, label: str) -> DaemonError:
+    found = [kind.label for role, kind in KINDS.items() if file.find(role) is not None]
+    if found:
+        return DaemonError("component-missing", f"{file.source} has {', '.join(found)} but not {label}", None)
+    return DaemonError(
+        "wrong-type",
+        f"{file.source} is no checkpoint with {label}, nor that part alone; it holds {file.description()}",
+        "luna weights inspect FILE says what a file is",
+    )
+
+
+def _stored_bytes(part: Part) -> int:
+    return sum(entry.size_bytes for entry in part.entries.values())
+
+
+def _has(held: HeldSet, component: str | None) -> bool:
+    if component is None:
+        return True
+    return ("vae" in held.roles) if component == "vae" else bool(held.roles - {"vae"})

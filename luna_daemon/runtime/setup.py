@@ -1,0 +1,53 @@
+"""The first steps that need torch: threads, the device itself, its memory in numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from luna_daemon.runtime import memory
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from luna_daemon.runtime.device import DeviceChoice
+    from luna_daemon.status_messages import DeviceStatus
+
+
+def take_device(choice: DeviceChoice, threads: int | None) -> torch.device:
+    """Set torch's threads and make sure that the device computes.
+
+    Raises:
+        DaemonError: ``device-unusable``.
+    """
+    torch.set_num_threads(threads or psutil.cpu_count(logical=False) or 1)
+    if choice.card is None:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DaemonError(
+            "device-unusable",
+            f"torch {torch.__version__} cannot use {choice.card.name}",
+            "install a CUDA build of torch that fits the driver, or use --device cpu",
+        )
+    device = torch.device("cuda:0")  # the only one that show_only left visible
+    try:
+        torch.ones(8, device=device).sum().item()
+    except RuntimeError as error:
+        raise DaemonError("device-unusable", f"{choice.card.name} does not compute: {error}", None) from error
+    return device
+
+
+def measure(status: DeviceStatus, device: torch.device) -> DeviceStatus:
+    """Return the status with fresh numbers; ``other_bytes`` is what neither torch nor anybody left free."""
+    total, free = memory.total_bytes(device), memory.free_bytes(device)
+    reserved = memory.reserved_bytes(device)
+    return dataclasses.replace(
+        status,
+        total_bytes=total,
+        free_bytes=free,
+        torch_allocated_bytes=memory.allocated_bytes(device),
+        torch_reserved_bytes=reserved,
+        other_bytes=None if reserved is None else max(0, total - free - reserved),
+    )

@@ -1,0 +1,153 @@
+"""Models sent over the wire by `put_model`: collected in memory, checked against their hash, kept until used up.
+
+An upload is a safetensors file holding one part. Nothing of it touches a disk.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from luna_daemon.runtime.parts import KINDS, TORCH_DTYPES, Entry, find_part
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luna_daemon.runtime.parts import Part
+
+CHUNK_BYTES = 16 * 1024 * 1024
+CAP_BYTES = 16 * 1024**3
+UPLOADS_MAX = 8
+SOURCE = "the sent model"
+
+
+@dataclass(slots=True)
+class _Upload:
+    content: str
+    data: bytearray
+    received: int = 0
+
+
+@dataclass(slots=True)
+class UploadStore:
+    """Running uploads and finished ones by content hash.
+
+    Attributes:
+        cap_bytes: what all of them may hold together.
+    """
+
+    cap_bytes: int = CAP_BYTES
+    _running: dict[str, _Upload] = field(default_factory=dict)
+    _finished: dict[str, tuple[Part, int]] = field(default_factory=dict)
+
+    def begin(self, content: str, nbytes: int) -> str:
+        """Start an upload and return its name.
+
+        Raises:
+            DaemonError: ``payload-too-large`` beyond the cap; ``daemon-busy`` for too many at once.
+        """
+        if self.size_bytes() + nbytes > self.cap_bytes:
+            raise DaemonError(
+                "payload-too-large",
+                f"{nbytes} bytes are too many: {self.size_bytes()} of {self.cap_bytes} for sent models are taken",
+                "put the file below a model root of the daemon and load it by id",
+            )
+        if len(self._running) >= UPLOADS_MAX:
+            raise DaemonError("daemon-busy", f"{UPLOADS_MAX} uploads run already", retry_after_ms=1000)
+        try:
+            data = bytearray(nbytes)
+        except MemoryError as error:
+            raise DaemonError("out-of-memory", f"there is no room for {nbytes} bytes") from error
+        name = secrets.token_hex(8)
+        self._running[name] = _Upload(content, data)
+        return name
+
+    def chunk(self, upload: str, offset: int, data: memoryview) -> None:
+        """Write bytes at their place; they come in order, so that nothing is left out.
+
+        Raises:
+            DaemonError: ``request-invalid`` for an unknown upload or an offset out of order, ``payload-too-large``
+                for bytes past the announced end.
+        """
+        entry = self._entry(upload)
+        if offset != entry.received:
+            raise DaemonError("request-invalid", f"offset {offset} is out of order, expected {entry.received}")
+        if offset + data.nbytes > len(entry.data):
+            raise DaemonError("payload-too-large", f"the upload was announced with {len(entry.data)} bytes")
+        entry.data[offset : offset + data.nbytes] = data
+        entry.received += data.nbytes
+
+    def commit(self, upload: str, check: Callable[[], None]) -> str:
+        """Check an upload and keep it under its content hash.
+
+        Raises:
+            DaemonError: ``tensor-invalid`` if bytes are missing or the hash is another, ``file-damaged`` if it is no
+                safetensors file, ``wrong-type`` if it holds no part known here. The upload is dropped.
+        """
+        entry = self._entry(upload)
+        del self._running[upload]
+        if entry.received != len(entry.data):
+            raise DaemonError("tensor-invalid", f"{entry.received} of {len(entry.data)} bytes have come")
+        part = _read_part(bytes(entry.data))
+        found = part.content(check)
+        if found != entry.content:
+            raise DaemonError(
+                "tensor-invalid", f"the content hash is {found}, announced was {entry.content}", "send it again"
+            )
+        self._finished[found] = (part, len(entry.data))
+        return found
+
+    def abort(self, upload: str) -> None:
+        """Drop an upload; one that is not there is no error."""
+        self._running.pop(upload, None)
+
+    def part(self, content: str) -> Part | None:
+        """Return a finished upload."""
+        found = self._finished.get(content)
+        return None if found is None else found[0]
+
+    def drop(self, content: str) -> None:
+        """Forget a finished upload; its memory goes when no set uses it."""
+        self._finished.pop(content, None)
+
+    def size_bytes(self) -> int:
+        """Return the bytes held."""
+        return sum(len(entry.data) for entry in self._running.values()) + sum(
+            size for _, size in self._finished.values()
+        )
+
+    def __len__(self) -> int:
+        return len(self._running) + len(self._finished)
+
+    def _entry(self, upload: str) -> _Upload:
+        entry = self._running.get(upload)
+        if entry is None:
+            raise DaemonError("request-invalid", f"there is no upload {upload!r}", "begin anew")
+        return entry
+
+
+def _read_part(data: bytes) -> Part:
+    """Open a safetensors file that lies in memory."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise DaemonError("file-damaged", f"{SOURCE} is no intact safetensors file: {error}", "send it again") from error
+    names = {f"torch.{torch_name}": name for name, torch_name in TORCH_DTYPES.items()}
+    entries = {
+        name: Entry(names.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape))
+        for name, tensor in tensors.items()
+    }
+    for role in KINDS:
+        part = find_part(role, entries, tensors.__getitem__, SOURCE)
+        if part is not None:
+            return part
+    raise DaemonError(
+        "wrong-type",
+        f"{SOURCE} is neither of: {', '.join(kind.label for kind in KINDS.values())}",
+        "send one part in its standalone layout",
+    )
