@@ -1,1 +1,1 @@
-"""The only part of Luna that runs models; everything here may import torch, lazily where the process must start fast."""
+"""The only part of Luna that runs models. Its modules may import torch; `engine` does so when it starts."""

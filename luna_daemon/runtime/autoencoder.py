@@ -54,7 +54,7 @@ def original_name(name: str) -> str:
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """Return original name → shape of every weight (attention as linear layers, without the 1×1 axes)."""
+    """Return original name → shape of every weight (attention as linear layers, without the axes of size 1)."""
     return {original_name(name): tuple(tensor.shape) for name, tensor in _empty_model().state_dict().items()}
 
 
@@ -71,7 +71,7 @@ class Autoencoder:
         self.dtype = dtype
         self.device = device
         self._model = _empty_model()
-        # The attention's 1×1 convolutions are linear layers in diffusers: same numbers, two axes fewer.
+        # The attention's convolutions of size 1 are linear layers in diffusers: same numbers, two axes fewer.
         weights = {
             name: tensors[original_name(name)].to(dtype).reshape(empty.shape)
             for name, empty in self._model.state_dict().items()
@@ -87,18 +87,18 @@ class Autoencoder:
     def encode(self, pixels: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
         """Encode [B, H, W, 3] in 0..1 to the posterior's mean [B, 4, H/8, W/8], fp32 on the CPU."""
         latents = []
-        for image in pixels.split(1):
+        for image in pixels.unbind():
             check()
-            x = (image.movedim(-1, 1).float() * 2.0 - 1.0).to(self.device, self.dtype)
+            x = (image[None].movedim(-1, 1).float() * 2.0 - 1.0).to(self.device, self.dtype)
             latents.append(self._model.encode(x).latent_dist.mean.float().cpu())
         return torch.cat(latents)
 
     def decode(self, latent: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
         """Decode [B, 4, h, w] to [B, 8h, 8w, 3] in 0..1, fp32 on the CPU."""
         images = []
-        for one in latent.split(1):
+        for one in latent.unbind():
             check()
-            y = self._model.decode(one.to(self.device, self.dtype)).sample.float().cpu()
+            y = self._model.decode(one[None].to(self.device, self.dtype)).sample.float().cpu()
             images.append(((y + 1.0) / 2.0).clamp_(0.0, 1.0).movedim(1, -1))
         return torch.cat(images)
 

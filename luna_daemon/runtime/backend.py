@@ -31,7 +31,7 @@ class Row:
     """One row of tokens: a chunk with its start, end and padding.
 
     Attributes:
-        ids: token ids; a negative one, −1−k, stands for row k of the item's vectors.
+        ids: token ids; a negative one, -1-k, stands for row k of the item's vectors.
         weights: prompt weight of each token, 1.0 = unweighted.
     """
 
@@ -59,7 +59,7 @@ class EncodeItem:
     Attributes:
         encoders: role (``l``, ``g``, …) → its input. A role the set has no encoder for is an error, a missing one
             is encoded as no rows.
-        layers: role → the asked-for layer (−1 the last block); a role not named uses the family's default.
+        layers: role → the asked-for layer (-1 the last block); a role not named uses the family's default.
         projected: False asks for the pooled state before text_projection where the family projects it.
     """
 

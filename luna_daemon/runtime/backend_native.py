@@ -95,12 +95,14 @@ class NativeSet:
         return self._vae
 
     def names(self) -> list[NamedTensor]:
-        """List the weights in ComfyUI's state-dict names: ``clip_l.transformer.text_model.…``, VAE names as in its file."""
-        listed = [
-            NamedTensor(f"clip_{role}.transformer.{name}", WIRE_NAMES[tensor.dtype], tuple(tensor.shape))
-            for role, encoder in self._encoders.items()
-            for name, tensor in encoder.state().items()
-        ]
+        """List the weights in ComfyUI's state-dict names; text encoders in the fp16 that they are kept in there."""
+        listed = []
+        for role, encoder in self._encoders.items():
+            width = encoder.shape.width
+            shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state().items()}
+            shapes["text_projection.weight"] = (width, width)  # the identity where the file has none
+            listed += [NamedTensor(f"clip_{role}.transformer.{name}", "f16", shape) for name, shape in shapes.items()]
+            listed.append(NamedTensor(f"clip_{role}.logit_scale", "f32", ()))
         if self._vae is not None:
             listed += [
                 NamedTensor(f"first_stage_model.{name}", WIRE_NAMES[tensor.dtype], tuple(tensor.shape))

@@ -10,12 +10,11 @@ from torch import nn
 
 
 class CastingLinear(nn.Linear):
-    """A linear layer whose weights are cast to the input's type at each use."""
+    """A linear layer with bias whose weights are cast to the input's type at each use."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute in the type of ``x``."""
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return nn.functional.linear(x, self.weight.to(x.dtype), bias)
+        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
 
 
 class CastingLayerNorm(nn.LayerNorm):

@@ -1,8 +1,8 @@
 """One CLIP text encoder on transformers' model class: token rows in, hidden states out.
 
-Activations are fp32 throughout, as in ComfyUI (DAEMON.md N8, N10, N11). Textual inversion vectors enter as extra rows of
-the token table, so the public forward of every supported transformers version is used as it is. Picked layers
-are caught by hooks, because versions differ in what they return.
+Activations are fp32 throughout, as in ComfyUI (DAEMON.md N8, N10, N11). Textual inversion vectors enter as extra rows
+of the token table, so the public forward of every supported transformers version is used as it is. Picked layers are
+caught by hooks, because versions differ in what they return.
 """
 
 from __future__ import annotations

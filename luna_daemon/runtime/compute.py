@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from luna_daemon.encode_messages import Encoded as EncodedReply
@@ -19,6 +20,8 @@ from luna_engine.errors import DaemonError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    import torch
 
     from luna_daemon.encode_messages import EncodeText, EncodeTokens, TextItem, VaeDecode, VaeEncode
     from luna_daemon.engine_seam import Answer, Check
@@ -114,9 +117,7 @@ class ComputeCommands:
         held, facts = self._vae(body.set)
         pixels = images.prepare_pixels(to_torch(segments["pixels"]), facts)
         images.require_finite(pixels.tensor, "image")
-        did = Did(
-            backend=self._store.backend.name, set=held.id, place_before=held.model.place.value, crop=pixels.crop
-        )
+        did = Did(backend=self._store.backend.name, set=held.id, place_before=held.model.place.value, crop=pixels.crop)
         latent = held.model.vae_encode(pixels.tensor, check)
         held.touch()
         return Latent(did), [from_torch("latent", latent)]
@@ -159,11 +160,10 @@ def _text_reply(made: Mapping[str, Tokenized]) -> EncodedItem:
 
 def _named(index: int, one: Encoded, reply: EncodedItem, dtype: str, tensors: list[WireTensor]) -> EncodedItem:
     """Append an item's tensors and return its reply with their names."""
-    import dataclasses
 
-    def keep(name: str, tensor: object) -> str:
+    def keep(name: str, tensor: torch.Tensor) -> str:
         full = f"{index}.{name}"
-        tensors.append(from_torch(full, tensor.half() if dtype == "f16" else tensor))  # type: ignore[attr-defined]
+        tensors.append(from_torch(full, tensor.half() if dtype == "f16" and tensor.is_floating_point() else tensor))
         return full
 
     cond = keep("cond", one.cond)

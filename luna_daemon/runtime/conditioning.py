@@ -24,7 +24,7 @@ class TextFamily:
 
     Attributes:
         shapes: role → encoder, in the order in which they are joined on the width.
-        layer: the block taken by default (−1 the last).
+        layer: the block taken by default (-1 the last).
         is_normed: whether a picked block passes the final norm.
         pooled: the role whose pooled state is the prompt's.
         is_projected: whether that state passes text_projection unless the request says otherwise.
@@ -53,7 +53,7 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """One prompt in one encoder: its rows in the batch ``[start, start + rows)``, the empty row last if there is one."""
+    """One prompt in one encoder: where its rows are in the batch, the empty row last if there is one."""
 
     start: int
     sections: int
@@ -251,7 +251,7 @@ def _weigh(rows: Sequence[Row], plan: _Plan, states: Mapping[int, _RowState]) ->
 
 
 def _pull(hidden: torch.Tensor, empty: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
-    """Move every state of weight ≠ 1 along the line through the empty prompt's state: (h − e)·w + e."""
+    """Move every state of weight ≠ 1 along the line through the empty prompt's state: (h - e)·w + e."""
     factor = torch.tensor(weights, dtype=hidden.dtype, device=hidden.device)[:, None]
     base = empty[: len(hidden)]
     return torch.where(factor == 1.0, hidden, (hidden - base) * factor + base)

@@ -60,7 +60,7 @@ def _key(stamp: Stamp) -> tuple[str, str, int, int]:
 
 @contextlib.contextmanager
 def _database() -> Iterator[sqlite3.Connection]:
-    """Open ``luna.db``. One that cannot be used costs time, not correctness: it is logged, and files are hashed anew."""
+    """Open ``luna.db``. One that cannot be used costs time, not correctness: it is logged, files are hashed anew."""
     try:
         with contextlib.closing(_open()) as database:
             yield database

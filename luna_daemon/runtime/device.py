@@ -40,7 +40,9 @@ def find_cards() -> list[Card]:
         return []
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        return [Card(_text(pynvml.nvmlDeviceGetUUID(handle)), _text(pynvml.nvmlDeviceGetName(handle))) for handle in handles]
+        return [
+            Card(_text(pynvml.nvmlDeviceGetUUID(handle)), _text(pynvml.nvmlDeviceGetName(handle))) for handle in handles
+        ]
     finally:
         pynvml.nvmlShutdown()
 
@@ -74,7 +76,9 @@ def choose_device(asked: str | None, service_type: str, cards: list[Card]) -> De
         index = int(number or "0")
     if index >= len(cards):
         there = ", ".join(f"cuda:{place} {card.name}" for place, card in enumerate(cards)) or "no card"
-        raise DaemonError("device-unusable", f"there is no device {asked}; the driver shows {there}", "use --device cpu")
+        raise DaemonError(
+            "device-unusable", f"there is no device {asked}; the driver shows {there}", "use --device cpu"
+        )
     return DeviceChoice(cards[index], "asked for")
 
 

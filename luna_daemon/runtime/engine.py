@@ -11,7 +11,6 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon.messages import Downgrade
 from luna_daemon.model_messages import ModelList, SetRow
 from luna_daemon.runtime.device import choose_device, find_cards, show_only
 from luna_daemon.runtime.files import ModelFiles, find_roots
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import EncodeText, EncodeTokens, VaeDecode, VaeEncode
     from luna_daemon.engine_seam import Answer, Check, EngineOptions, OnPhase
     from luna_daemon.frames import WireTensor
+    from luna_daemon.messages import Downgrade
     from luna_daemon.model_messages import DescribeModel, ListModels, LoadModel, PutModel, UnloadModel
     from luna_daemon.runtime.compute import ComputeCommands
     from luna_daemon.runtime.device import DeviceChoice

@@ -43,7 +43,7 @@ def prepare_pixels(pixels: torch.Tensor, facts: VaeFacts) -> Pixels:
     if channels < 3 or count == 0 or min(height, width) < facts.spatial:
         raise DaemonError(
             "image-shape",
-            f"pixels have shape {list(pixels.shape)}; at least one image of {facts.spatial} × {facts.spatial} pixels "
+            f"pixels have shape {list(pixels.shape)}; at least one image of {facts.spatial} by {facts.spatial} pixels "
             "with 3 channels is needed",
             "send RGB images",
         )
@@ -65,7 +65,8 @@ def prepare_latent(latent: torch.Tensor, facts: VaeFacts) -> torch.Tensor:
     if latent.ndim != 4 or latent.shape[1] != facts.latent_channels or 0 in latent.shape:
         raise DaemonError(
             "latent-mismatch",
-            f"the latent has shape {list(latent.shape)}; this VAE takes [batch, {facts.latent_channels}, height, width]",
+            f"the latent has shape {list(latent.shape)}; "
+            f"this VAE takes [batch, {facts.latent_channels}, height, width]",
             "use the VAE of the model that made the latent",
         )
     return latent

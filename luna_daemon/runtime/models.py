@@ -110,9 +110,7 @@ class ModelStore:
     budget_bytes: int | None = None
     sets: Mapping[str, HeldSet] = field(default_factory=dict)
 
-    def load(
-        self, family: str, wanted: Sequence[WantedPart], precision: str, check: Callable[[], None]
-    ) -> LoadResult:
+    def load(self, family: str, wanted: Sequence[WantedPart], precision: str, check: Callable[[], None]) -> LoadResult:
         """Load a set, or return it if it is there.
 
         Raises:
@@ -234,7 +232,9 @@ class ModelStore:
             ids = ", ".join(held.id for held in chosen)
             raise DaemonError("model-missing", f"{len(chosen)} sets of {name} are loaded: {ids}", "name one by its id")
         loaded = ", ".join(f"{held.family} {held.id}" for held in self.sets.values()) or "nothing"
-        raise DaemonError("model-missing", f"no set {name!r} is loaded here; loaded is {loaded}", "load it with load_model")
+        raise DaemonError(
+            "model-missing", f"no set {name!r} is loaded here; loaded is {loaded}", "load it with load_model"
+        )
 
     def unload(self, name: str | None, *, force: bool) -> tuple[int, tuple[str, ...]]:
         """Unload one set (by id or family) or all; return the freed bytes and the ids that stayed because pinned."""

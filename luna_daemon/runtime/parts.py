@@ -153,7 +153,10 @@ def byte_view(tensor: torch.Tensor) -> memoryview:
     import torch
 
     flat = tensor.detach().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    if not flat.numel():
+        return memoryview(b"")
+    # numpy's stubs know no buffer protocol before Python 3.12.
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
 class OpenFile:
@@ -204,7 +207,7 @@ class OpenFile:
 
         info = self._infos[stored]
         raw = torch.empty(info.size_bytes, dtype=torch.uint8)
-        view = memoryview(raw.numpy())
+        view = byte_view(raw)
         self._file.seek(info.offset)
         done = 0
         while done < info.size_bytes:
@@ -274,7 +277,7 @@ def require_complete(part: Part, expected: Mapping[str, tuple[int, ...]]) -> Non
 
     Args:
         part: the part.
-        expected: standalone name → shape; trailing axes of size 1 in the file are fine (1×1 convolutions).
+        expected: standalone name → shape; trailing axes of size 1 in the file are fine (convolutions of size 1).
 
     Raises:
         DaemonError: ``file-damaged`` with the first missing or misshapen tensor.

@@ -83,7 +83,7 @@ def _restore(text: str) -> str:
 
 
 def _explicit_weight(body: str, implied: float) -> tuple[str, float]:
-    """Take ``:1.3`` off the end. It replaces the weight of all groups around; no finite number leaves the text whole."""
+    """Take ``:1.3`` off the end. It replaces the weight of all groups around; without a number the text stays."""
     head, colon, tail = body.rpartition(":")
     if not colon or not head:
         return body, implied

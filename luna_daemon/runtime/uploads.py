@@ -136,7 +136,9 @@ def _read_part(data: bytes) -> Part:
     try:
         tensors = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
-        raise DaemonError("file-damaged", f"{SOURCE} is no intact safetensors file: {error}", "send it again") from error
+        raise DaemonError(
+            "file-damaged", f"{SOURCE} is no intact safetensors file: {error}", "send it again"
+        ) from error
     names = {f"torch.{torch_name}": name for name, torch_name in TORCH_DTYPES.items()}
     entries = {
         name: Entry(names.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape))
