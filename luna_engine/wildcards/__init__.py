@@ -1,0 +1,49 @@
+"""The wildcard language and its engine: one parser, one library, one expansion for every node, command and screen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luna_engine import paths
+from luna_engine.wildcards.diagnostics import Diagnostic, Severity, TextFix
+from luna_engine.wildcards.expansion import Batch, Choice, ChoiceKind, Expansion, LinkKey
+from luna_engine.wildcards.files import Root
+from luna_engine.wildcards.library import WildcardLibrary
+from luna_engine.wildcards.parser import parse
+from luna_engine.wildcards.syntax import Parsed, Profile
+from luna_engine.wildcards.tidying import tidy
+from luna_engine.wildcards.tree import TreeNode
+from luna_engine.wildcards.watching import Change, Watch
+
+if TYPE_CHECKING:
+    from luna_engine.settings import Settings
+
+__all__ = [
+    "Batch",
+    "Change",
+    "Choice",
+    "ChoiceKind",
+    "Diagnostic",
+    "Expansion",
+    "LinkKey",
+    "Parsed",
+    "Profile",
+    "Root",
+    "Severity",
+    "TextFix",
+    "TreeNode",
+    "Watch",
+    "WildcardLibrary",
+    "default_roots",
+    "parse",
+    "tidy",
+]
+
+
+def default_roots(settings: Settings) -> list[Path]:
+    """Return the configured wildcard folders, then the bundled library unless it is switched off."""
+    roots = [Path(root).expanduser() for root in settings.wildcards.roots]
+    if settings.wildcards.bundled:
+        roots.append(paths.bundled("wildcards"))
+    return roots

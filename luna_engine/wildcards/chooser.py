@@ -1,0 +1,78 @@
+"""Who decides a draw: the seed (normal), or a script that walks every combination in odometer order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from luna_engine.wildcards.seeds import below
+
+if TYPE_CHECKING:
+    from luna_engine.wildcards.syntax import Sampler
+
+
+class Chooser(Protocol):
+    """Decides draws. ``walks`` tells that every combination is wanted, so that sampler marks do not matter."""
+
+    @property
+    def walks(self) -> bool:
+        """Tell whether combinations are walked."""
+
+    def number(self, key: int, size: int, position: int, sampler: Sampler | None) -> int:
+        """Return an index below ``size`` where all candidates are equal (grid points, counts)."""
+
+    def ticket(self, key: int, total: int, position: int) -> int | None:
+        """Return a weighted draw below ``total``, or None if candidates are to be taken by `number` instead."""
+
+
+@dataclass(slots=True)
+class SeededChooser:
+    """Draws by the keyed stream of section 4."""
+
+    walks: bool = False
+
+    def number(self, key: int, size: int, position: int, sampler: Sampler | None) -> int:
+        """Draw evenly."""
+        del sampler
+        return below(key, size, position)
+
+    def ticket(self, key: int, total: int, position: int) -> int | None:
+        """Draw by weight."""
+        return below(key, total, position)
+
+
+@dataclass(slots=True)
+class ScriptedChooser:
+    """Replays a prefix of indices, then takes 0, and remembers the size met at each draw.
+
+    `advance` turns the odometer: the last draw fastest.
+    """
+
+    script: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    walks: bool = True
+
+    def number(self, key: int, size: int, position: int, sampler: Sampler | None) -> int:
+        """Take the scripted index."""
+        del key, position, sampler
+        at = len(self.sizes)
+        self.sizes.append(size)
+        if at == len(self.script):
+            self.script.append(0)
+        return self.script[at]
+
+    def ticket(self, key: int, total: int, position: int) -> int | None:
+        """Weights do not matter here."""
+        del key, total, position
+        return None
+
+    def advance(self) -> bool:
+        """Move to the next combination; False when all were walked."""
+        script, sizes = self.script, self.sizes
+        while script and script[-1] + 1 >= sizes[len(script) - 1]:
+            script.pop()
+        self.sizes = []
+        if not script:
+            return False
+        script[-1] += 1
+        return True

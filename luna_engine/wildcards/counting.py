@@ -1,0 +1,262 @@
+"""Exact numbers of combinations, by sums and products over the graph; nothing is listed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from luna_engine.wildcards.model import Kind
+from luna_engine.wildcards.read_txt import Lines
+from luna_engine.wildcards.references import read_braces, read_bracket, read_name
+from luna_engine.wildcards.syntax import (
+    Binding,
+    Braces,
+    Bracket,
+    Conditional,
+    Kept,
+    Multi,
+    Node,
+    Number,
+    Parsed,
+    Prompt,
+    Tag,
+    Text,
+    Variable,
+    Variant,
+    Wildcard,
+    Wrapper,
+)
+
+if TYPE_CHECKING:
+    from luna_engine.wildcards.lookup import Target
+    from luna_engine.wildcards.model import Document, Item
+    from luna_engine.wildcards.pools import Pool
+    from luna_engine.wildcards.snapshot import Snapshot
+
+_MOST_STEPS = 5_000_000
+
+
+class NeedsWalkError(Exception):
+    """The number depends on earlier draws; only walking the cases can tell."""
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Where nodes stand: their text, the file whose keys they see, variables, and whether it is the root text."""
+
+    parsed: Parsed
+    document: Document | None
+    variables: dict[str, tuple[Prompt, Parsed, Document | None] | None]
+    is_root: bool
+    using: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Counter:
+    """Counts the combinations of texts over one snapshot."""
+
+    snapshot: Snapshot
+    active: list[Item] = field(default_factory=list)
+
+    def template(self, parsed: Parsed, variables: frozenset[str] = frozenset()) -> int:
+        """Return the number of ways to expand a template.
+
+        Raises:
+            NeedsWalkError: it depends on earlier draws.
+        """
+        scope = _Scope(parsed, None, dict.fromkeys(variables), is_root=True)
+        return self._nodes(parsed.nodes, scope)
+
+    def pool(self, pool: Pool) -> int:
+        """Return the number of ways to draw from a pool."""
+        if any(id(item.owner) in pool.lists for item in self.active):
+            raise NeedsWalkError
+        known = self.snapshot.counts.get(id(pool))
+        if known is None:
+            known = self._pool(pool)
+            self.snapshot.counts[id(pool)] = known
+        return known
+
+    def _pool(self, pool: Pool) -> int:
+        items = pool.items
+        if isinstance(items, Lines):
+            special = [at for at, line in enumerate(items.texts()) if _is_special(line)]
+            return len(items) - len(special) + sum(self.item(items[at]) for at in special)
+        return sum(self.item(item) for item in items) if items else 1
+
+    def item(self, item: Item) -> int:
+        """Return the number of ways to expand an item."""
+        if not _is_special(item.text):
+            return 1
+        parsed = self.snapshot.parse_item(item)
+        document = item.owner.document if item.owner is not None else None
+        self.active.append(item)
+        try:
+            return self._nodes(parsed.nodes, _Scope(parsed, document, {}, is_root=False))
+        finally:
+            self.active.pop()
+
+    def _nodes(self, nodes: tuple[Node, ...], scope: _Scope) -> int:
+        total = 1
+        for node in nodes:
+            if not isinstance(node, (Text, Kept)):
+                total *= self._node(node, scope)
+        return total
+
+    def _node(self, node: Node, scope: _Scope) -> int:
+        if isinstance(node, Tag):
+            return self._nodes(node.nodes, scope)
+        if isinstance(node, Number):
+            return node.grid.points if node.grid else 1
+        if isinstance(node, Variant):
+            return (
+                sum(
+                    self._prompt(option.prompt, scope)
+                    for option in node.options
+                    if option.weight.micro > 0
+                )
+                or 1
+            )
+        if isinstance(node, Multi):
+            return self._multi(node, scope)
+        if isinstance(node, (Braces, Bracket, Wildcard)):
+            return self._reference(node, scope)
+        return self._command(node, scope)
+
+    def _prompt(self, prompt: Prompt, scope: _Scope, document: Document | None = None) -> int:
+        inner = _Scope(scope.parsed, document or scope.document, scope.variables, False, scope.using)
+        return self._nodes(prompt.nodes, inner)
+
+    def _reference(self, node: Braces | Bracket | Wildcard, scope: _Scope) -> int:
+        if isinstance(node, Wildcard):
+            if node.arguments:
+                raise NeedsWalkError
+            if "*" in node.name:
+                pool = self.snapshot.glob(node.name)
+                return self.pool(pool) if pool is not None else 1
+            target, _ = read_name(node.name, self.snapshot, scope.document)
+            return self._target(target) if target is not None else 1
+        if isinstance(node, Bracket):
+            if scope.document is not None and scope.document.kind is not Kind.TXT:
+                target, _ = read_bracket(node.path, scope.document)
+                if target is not None:
+                    return self._target(target)
+            return self._nodes(node.nodes, scope)
+        meaning = read_braces(node, scope.parsed, self.snapshot, scope.document)
+        if meaning.target is not None:
+            return self._target(meaning.target, templates=meaning.templates)
+        if meaning.inline is not None:
+            return self._prompt(meaning.inline, scope, meaning.document)
+        return 1 if meaning.is_kept else self._nodes(node.nodes, scope)
+
+    def _target(self, target: Target, *, templates: bool = False) -> int:
+        if target.item is not None:
+            if any(item is target.item for item in self.active):
+                raise NeedsWalkError
+            return self.item(target.item)
+        return self.pool(self.snapshot.pool(target, templates=templates))
+
+    def _command(self, node: Node, scope: _Scope) -> int:
+        if isinstance(node, Variable):
+            return self._variable(node, scope)
+        if isinstance(node, Binding):
+            if not scope.is_root:
+                raise NeedsWalkError
+            if node.only_if_unset and node.name in scope.variables:
+                return 1
+            if node.eager:
+                number = self._prompt(node.value, scope)
+                scope.variables[node.name] = None
+                return number
+            scope.variables[node.name] = (node.value, scope.parsed, scope.document)
+            return 1
+        if isinstance(node, Wrapper):
+            return self._prompt(node.outer, scope) * self._prompt(node.inner, scope)
+        if isinstance(node, Conditional):
+            raise NeedsWalkError
+        return 1
+
+    def _variable(self, node: Variable, scope: _Scope) -> int:
+        if node.name not in scope.variables:
+            if not scope.is_root and self.active:
+                raise NeedsWalkError
+            return self._prompt(node.default, scope) if node.default is not None else 1
+        value = scope.variables[node.name]
+        if value is None or node.name in scope.using:
+            return 1
+        prompt, parsed, document = value
+        inner = _Scope(parsed, document, scope.variables, False, scope.using | {node.name})
+        return self._nodes(prompt.nodes, inner)
+
+    def _multi(self, node: Multi, scope: _Scope) -> int:
+        counts = self._lent(node, scope)
+        if counts is None:
+            counts = [
+                self._prompt(option.prompt, scope)
+                for option in node.options
+                if option.weight.micro > 0
+                for _ in range(min(option.quantity, 100_000))
+            ]
+        size = len(counts)
+        if not size:
+            return 1
+        low = min(size if node.low is None else node.low, size)
+        high = min(size if node.high is None else node.high, size)
+        return ordered_selections(counts, min(low, high), max(low, high))
+
+    def _lent(self, node: Multi, scope: _Scope) -> list[int] | None:
+        if len(node.options) != 1 or node.options[0].quantity != 1:
+            return None
+        parts = [
+            part
+            for part in node.options[0].prompt.nodes
+            if not (isinstance(part, Text) and not part.value.strip())
+        ]
+        if len(parts) != 1:
+            return None
+        part, target, templates = parts[0], None, False
+        if isinstance(part, Variable):
+            raise NeedsWalkError
+        if isinstance(part, Wildcard) and "*" in part.name:
+            pool = self.snapshot.glob(part.name)
+            return self._distinct(pool) if pool is not None else None
+        if isinstance(part, Wildcard) and not part.arguments:
+            target, _ = read_name(part.name, self.snapshot, scope.document)
+        elif isinstance(part, Braces):
+            meaning = read_braces(part, scope.parsed, self.snapshot, scope.document)
+            target, templates = meaning.target, meaning.templates
+        elif isinstance(part, Bracket) and scope.document is not None and scope.document.kind is not Kind.TXT:
+            target, _ = read_bracket(part.path, scope.document)
+        if target is None or target.item is not None:
+            return None
+        return self._distinct(self.snapshot.pool(target, templates=templates))
+
+    def _distinct(self, pool: Pool) -> list[int]:
+        if any(id(item.owner) in pool.lists for item in self.active):
+            raise NeedsWalkError
+        return [self.item(item) for item in {item.text: item for item in reversed(pool.items)}.values()]
+
+
+def ordered_selections(counts: list[int], low: int, high: int) -> int:
+    """Return the number of ordered selections of ``low`` to ``high`` of the candidates, each with its own count.
+
+    k! times the k-th elementary symmetric sum; equal counts have a closed form.
+
+    Raises:
+        NeedsWalkError: too many candidates of differing counts.
+    """
+    size = len(counts)
+    if len(set(counts)) == 1:
+        return sum(math.perm(size, k) * counts[0] ** k for k in range(low, high + 1))
+    if size * high > _MOST_STEPS:
+        raise NeedsWalkError
+    sums = [1] + [0] * high
+    for count in counts:
+        for k in range(high, 0, -1):
+            sums[k] += sums[k - 1] * count
+    return sum(math.factorial(k) * sums[k] for k in range(low, high + 1))
+
+
+def _is_special(text: str) -> bool:
+    return "{" in text or "__" in text or "[" in text

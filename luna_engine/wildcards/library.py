@@ -1,0 +1,356 @@
+"""The handle on a wildcard library: loads it, expands from it, keeps it fresh. Everything public goes through here."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luna_engine.errors import LunaError, WildcardError
+from luna_engine.wildcards import batches, files
+from luna_engine.wildcards.chooser import Chooser, ScriptedChooser, SeededChooser
+from luna_engine.wildcards.counting import Counter, NeedsWalkError
+from luna_engine.wildcards.diagnostics import Diagnostic, Severity
+from luna_engine.wildcards.drawing import DrawOptions, Run
+from luna_engine.wildcards.expansion import Batch, Expansion
+from luna_engine.wildcards.files import Root
+from luna_engine.wildcards.recursion import recursion_room
+from luna_engine.wildcards.snapshot import Snapshot
+from luna_engine.wildcards.syntax import Profile
+from luna_engine.wildcards.tree import TreeNode, make_tree
+from luna_engine.wildcards.watching import Change, Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from luna_engine.wildcards.model import Content, Document, Item
+
+    PathLike = str | Path | Root
+
+MOST_CASES = 100_000
+_MISSING = frozenset({"keep", "error", "drop"})
+_FATAL_IF_MISSING = frozenset({"unknown-ref", "empty", "path-escape"})
+
+
+class WildcardLibrary:
+    """A live set of wildcard folders; earlier roots shadow later ones."""
+
+    def __init__(self, roots: tuple[Root, ...], *, follow_outside: bool = False) -> None:
+        self.roots = roots
+        self._follow_outside = follow_outside
+        self._lock = threading.RLock()
+        self._overlays: dict[Path, str] = {}
+        self._last_good: dict[tuple[int, str], Content] = {}
+        self._dirty: set[tuple[int, str]] = set()
+        self._watch: Watch | None = None
+        self.snapshot = self._build(None)
+
+    @classmethod
+    def load(
+        cls,
+        paths: PathLike | Sequence[PathLike] = (),
+        *,
+        watch: bool = False,
+        follow_outside: bool = False,
+    ) -> WildcardLibrary:
+        """Read one or several folders.
+
+        Args:
+            paths: a folder, a `Root`, or several; none is an empty library.
+            watch: keep it fresh in the background.
+            follow_outside: follow links that leave the roots.
+
+        Raises:
+            InputFileError: ``file-missing`` if a root is no folder. A bad file never raises.
+        """
+        if isinstance(paths, (str, Path, Root)):
+            paths = (paths,)
+        roots = tuple(path if isinstance(path, Root) else Root(Path(path)) for path in paths)
+        files.check_roots(roots)
+        library = cls(roots, follow_outside=follow_outside)
+        if watch:
+            library.watch(lambda _: None)
+        return library
+
+    # -- keeping fresh
+
+    def _build(self, before: Snapshot | None) -> Snapshot:
+        """Read what changed and put a new snapshot together, sharing unchanged files."""
+        walk = files.walk_roots(self.roots, follow_outside=self._follow_outside)
+        loaded: list[tuple[files.Entry, Document]] = []
+        for entry in walk.entries:
+            key = (entry.root, entry.relative)
+            known = before.document(*key) if before is not None else None
+            overlay = self._overlays.get(entry.path)
+            if known is not None and before is not None and before.entries[key] == entry:
+                if overlay is None and key not in self._dirty:
+                    loaded.append((entry, known))
+                    continue
+            document = files.open_document(entry, self._last_good.get(key), overlay)
+            if document.is_read and not document.content.is_stale and document.content.top is not None:
+                self._last_good[key] = document.content
+            loaded.append((entry, document))
+        self._dirty = {
+            (entry.root, entry.relative) for entry in walk.entries if entry.path in self._overlays
+        }
+        present = {(entry.root, entry.relative) for entry in walk.entries}
+        self._last_good = {key: content for key, content in self._last_good.items() if key in present}
+        return Snapshot(self.roots, walk, loaded)
+
+    def refresh(self) -> bool:
+        """Look at the disk now; tell whether anything changed."""
+        return bool(self.refresh_changes())
+
+    def refresh_changes(self) -> tuple[str, ...]:
+        """Look at the disk now; return the paths (relative to their root) that changed, appeared or went away."""
+        with self._lock:
+            before = self.snapshot
+            walk = files.walk_roots(self.roots, follow_outside=self._follow_outside)
+            now = {(entry.root, entry.relative): entry for entry in walk.entries}
+            changed = {key[1] for key, entry in now.items() if before.entries.get(key) != entry}
+            changed |= {key[1] for key in before.entries if key not in now}
+            folders_changed = [name for _, name in walk.folders] != before.folders
+            if not changed and not folders_changed:
+                return ()
+            self.snapshot = self._build(before)
+            return tuple(sorted(changed)) or ("",)
+
+    def overlay(self, path: Path | str, text: str | None) -> None:
+        """Lay an editor's unsaved text over a file, or take it away (None). Previews use it, the disk is not touched."""
+        with self._lock:
+            key = Path(path)
+            if text is None:
+                if self._overlays.pop(key, None) is None:
+                    return
+            else:
+                self._overlays[key] = text
+            self.snapshot = self._build(self.snapshot)
+
+    def overlays(self) -> tuple[Path, ...]:
+        """Return the files that unsaved text lies over."""
+        return tuple(self._overlays)
+
+    def watch(self, on_event: Callable[[Change], None]) -> Watch:
+        """Call ``on_event`` from a background thread after each change on disk, the new snapshot being in place."""
+        watch = Watch(self, on_event)
+        self._watch = watch
+        return watch
+
+    def close(self) -> None:
+        """Stop watching."""
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """The load problems of the files read so far."""
+        return self.snapshot.diagnostics
+
+    # -- expanding
+
+    def expand(
+        self,
+        template: str,
+        seed: int = 0,
+        *,
+        index: int | None = None,
+        profile: Profile | str = Profile.NATIVE,
+        missing: str = "keep",
+        strict: bool = False,
+        variables: Mapping[str, str] | None = None,
+        pins: Mapping[str, str] | None = None,
+        reroll: Mapping[str, int] | None = None,
+    ) -> Expansion:
+        """Expand a template once.
+
+        Args:
+            template: the text.
+            seed: any integer; 0 is a seed like any other.
+            index: what cyclical sites count with; the seed if None.
+            profile: the dialect of the template.
+            missing: ``keep``, ``error`` or ``drop`` references that name nothing.
+            strict: raise if any diagnostic is an error.
+            variables: finished texts for ``${name}``.
+            pins: site id to text.
+            reroll: site id to the number of rerolls.
+
+        Raises:
+            WildcardError: with ``strict`` or ``missing="error"``.
+        """
+        return self.expand_parts(
+            {"": template},
+            seed,
+            index=index,
+            profile=profile,
+            missing=missing,
+            strict=strict,
+            variables=variables,
+            pins=pins,
+            reroll=reroll,
+        )
+
+    def expand_parts(
+        self,
+        parts: Mapping[str, str],
+        seed: int = 0,
+        *,
+        index: int | None = None,
+        profile: Profile | str = Profile.NATIVE,
+        missing: str = "keep",
+        strict: bool = False,
+        variables: Mapping[str, str] | None = None,
+        pins: Mapping[str, str] | None = None,
+        reroll: Mapping[str, int] | None = None,
+        chooser: Chooser | None = None,
+        snapshot: Snapshot | None = None,
+    ) -> Expansion:
+        """Expand several parts in one draw: shared variables, a frame key of its own per part."""
+        if missing not in _MISSING:
+            raise LunaError("value-range", f"missing is {missing!r}; known are keep, error and drop")
+        snapshot = snapshot or self.snapshot
+        profile = Profile(profile)
+        options = DrawOptions(missing, pins or {}, reroll or {})
+        index = seed if index is None else index
+        run = Run(snapshot, seed, index, chooser or SeededChooser(), options, variables or {})
+        with recursion_room():
+            texts = {name: run.part(name, snapshot.template(text, profile)) for name, text in parts.items()}
+        diagnostics = dict.fromkeys([*run.diagnostics.values(), *snapshot.problems_of(iter(run.touched))])
+        fixed = tuple(sorted(parts.items()))
+
+        def fingerprint() -> str:
+            digests = [snapshot.fingerprint(text, profile) for _, text in fixed]
+            return batches.digest(fixed, digests, seed, index, missing, variables or {}, pins or {}, reroll or {})
+
+        result = Expansion(
+            texts.get("", ""),
+            texts,
+            seed,
+            index,
+            run.choices(),
+            tuple(diagnostics),
+            {name: value.text for name, value in run.variables.items() if value.text is not None},
+            fingerprint,
+        )
+        _raise_if_asked(result, strict=strict, missing=missing)
+        return result
+
+    def expand_many(
+        self,
+        template: str | Mapping[str, str],
+        count: int,
+        seed: int = 0,
+        unique: bool = True,  # noqa: FBT001, FBT002 - the signature is fixed by HOUSE
+        *,
+        mode: str = "random",
+        start: int = 0,
+        **options: Any,
+    ) -> Batch:
+        """Expand a template ``count`` times: result i equals ``expand(template, seeds[i], index=start + i)``.
+
+        With ``unique`` the texts are distinct; if fewer exist than asked for, ``space-exhausted`` names their number.
+        """
+        return batches.expand_many(self, template, count, seed, unique=unique, mode=mode, start=start, **options)
+
+    def preview(self, template: str, count: int = 10, seed: int = 0, **options: Any) -> tuple[Expansion, ...]:
+        """Return ``count`` samples over one snapshot, repeats included."""
+        snapshot = self.snapshot
+        return tuple(
+            self.expand_parts({"": template}, batches.seed_of(seed, at), index=at, snapshot=snapshot, **options)
+            for at in range(count)
+        )
+
+    # -- counting
+
+    def count(self, template: str, *, profile: Profile | str = Profile.NATIVE) -> int:
+        """Return the exact number of ways to expand a template.
+
+        Raises:
+            LunaError: ``limit`` if it depends on earlier draws and more than 100,000 cases would have to be walked.
+        """
+        snapshot = self.snapshot
+        with recursion_room():
+            try:
+                return Counter(snapshot).template(snapshot.template(template, Profile(profile)))
+            except NeedsWalkError:
+                total = 0
+                for total, _ in enumerate(self.enumerate(template, MOST_CASES + 1, profile=profile), 1):  # noqa: B007 - the last value is the count
+                    pass
+        if total > MOST_CASES:
+            raise LunaError(
+                "limit",
+                f"the number of combinations depends on earlier draws and passes {MOST_CASES} cases",
+                "count its parts instead",
+            )
+        return total
+
+    def enumerate(
+        self,
+        template: str,
+        limit: int | None = None,
+        *,
+        start: int = 0,
+        unique: bool = False,
+        profile: Profile | str = Profile.NATIVE,
+        **options: Any,
+    ) -> Iterator[Expansion]:
+        """Yield every combination in odometer order, the last site fastest."""
+        chooser = ScriptedChooser()
+        snapshot = self.snapshot
+        seen: set[str] = set()
+        at = given = 0
+        while limit is None or given < limit:
+            result = self.expand_parts(
+                {"": template}, 0, index=at, profile=profile, chooser=chooser, snapshot=snapshot, **options
+            )
+            if at >= start and not (unique and result.text in seen):
+                seen.add(result.text)
+                given += 1
+                yield result
+            at += 1
+            if not chooser.advance():
+                return
+
+    # -- looking
+
+    def tree(self, *, combinations: bool = False) -> tuple[TreeNode, ...]:
+        """Return roots' folders, files and addresses with item counts, and combination counts if asked."""
+        return make_tree(self.snapshot, combinations=combinations)
+
+    def items(self, address: str) -> tuple[Item, ...]:
+        """Return the items an address draws from, empty if nothing has it."""
+        found = self.snapshot.index.resolve(address)
+        if found is None:
+            return ()
+        if found.target.item is not None:
+            return (found.target.item,)
+        return tuple(self.snapshot.pool(found.target).items)
+
+    def fingerprint(self, template: str, *, profile: Profile | str = Profile.NATIVE) -> str:
+        """Return a digest of a template and the content of every file reachable from it."""
+        return self.snapshot.fingerprint(template, Profile(profile))
+
+    def lint(self, templates: Sequence[str] = ()) -> list[Diagnostic]:
+        """Read the whole library, follow every reference, and return what is wrong, in place order."""
+        from luna_engine.wildcards.lint import lint
+
+        return lint(self.snapshot, templates)
+
+
+def _raise_if_asked(result: Expansion, *, strict: bool, missing: str) -> None:
+    errors = [found for found in result.diagnostics if found.severity is Severity.ERROR]
+    if missing == "error" and not strict:
+        errors = [found for found in errors if found.code in _FATAL_IF_MISSING]
+    if not errors or not (strict or missing == "error"):
+        return
+    first = errors[0]
+    raise WildcardError(
+        first.code,
+        first.message if len(errors) == 1 else f"{first.message} (and {len(errors) - 1} more)",
+        first.hint,
+        file=first.file,
+        line=first.line,
+        column=first.column,
+        details={"diagnostics": [found.as_dict() for found in result.diagnostics]},
+    )

@@ -1,0 +1,388 @@
+"""Names to places: the address index and the four lookup levels of WILDCARDS 3.3. Nothing here touches the disk."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from luna_engine.wildcards.model import (
+    NOTE_KEYS,
+    TEMPLATES,
+    Branch,
+    Document,
+    Item,
+    ItemList,
+    Kind,
+    Place,
+    lists_below,
+    walk_places,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MOST_SEARCHED = 100_000
+_JOINERS = str.maketrans("\\.:", "///")
+
+
+def joined(name: str) -> str:
+    """Return a name as the index compares it: NFC, every separator a slash."""
+    return unicodedata.normalize("NFC", name).translate(_JOINERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a name stands for. Exactly one of document+place, item, folder is the subject.
+
+    ``place`` is None for a whole file; ``stars`` is ``"*"`` or ``"**"`` behind a path.
+    """
+
+    address: str
+    document: Document | None = None
+    place: Place | None = None
+    item: Item | None = None
+    folder: str | None = None
+    stars: str = ""
+
+    @property
+    def is_file(self) -> bool:
+        """A file as a whole."""
+        return self.document is not None and self.place is None and self.item is None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer of a lookup: what was taken, and all that fitted at that level."""
+
+    target: Target
+    others: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """One indexed address."""
+
+    spelling: str
+    target: Target
+    file_parts: int
+
+    def order(self) -> tuple[int, int, int, int, str]:
+        document = self.target.document
+        return (
+            -self.file_parts,
+            self.spelling.count("/"),
+            document.kind.rank if document else 9,
+            document.root if document else 0,
+            self.target.address,
+        )
+
+
+class _Names:
+    """A case-aware map from joined names to what they may mean."""
+
+    def __init__(self) -> None:
+        self._known: defaultdict[str, list[_Known]] = defaultdict(list)
+
+    def add(self, spelling: str, known: _Known) -> None:
+        self._known[spelling.casefold()].append(
+            known if known.spelling == spelling else _Known(spelling, known.target, known.file_parts)
+        )
+
+    def find(self, name: str, *, files_only: bool = False) -> Found | None:
+        fitting = self._known.get(name.casefold(), [])
+        if files_only:
+            fitting = [known for known in fitting if known.target.is_file or known.target.folder is not None]
+        exact = [known for known in fitting if known.spelling == name]
+        return _choose(exact or fitting)
+
+    def find_kind(self, name: str, kind: Kind) -> Found | None:
+        fitting = [
+            known
+            for known in self._known.get(name.casefold(), [])
+            if known.target.is_file and known.target.document is not None and known.target.document.kind is kind
+        ]
+        exact = [known for known in fitting if known.spelling == name]
+        return _choose(exact or fitting)
+
+    def spellings(self) -> Iterable[str]:
+        return (known.spelling for group in self._known.values() for known in group)
+
+
+def _choose(fitting: list[_Known]) -> Found | None:
+    if not fitting:
+        return None
+    if len(fitting) == 1:
+        return Found(fitting[0].target)
+    ordered = sorted(fitting, key=_Known.order)
+    addresses = dict.fromkeys(_shown(known.target) for known in ordered)
+    return Found(ordered[0].target, tuple(addresses) if len(addresses) > 1 else ())
+
+
+def _shown(target: Target) -> str:
+    return target.document.path if target.is_file and target.document is not None else target.address
+
+
+class PathIndex:
+    """The places of one file by path."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self._exact: dict[str, Place] = {}
+        self._folded: dict[str, Place] = {}
+        for place in walk_places(document.top):
+            if place.keys:
+                name = joined("/".join(place.keys))
+                for names, key in ((self._exact, name), (self._folded, name.casefold())):
+                    known = names.get(key)
+                    if known is None or len(place.keys) > len(known.keys):
+                        names[key] = place
+
+    def names(self) -> list[str]:
+        """Return the paths of the file as they are written in references."""
+        return [".".join(place.keys) for place in self._exact.values()]
+
+    def find(self, path: str, *, bare_items: bool = True) -> Target | None:
+        """Resolve a path: ``templates.<path>`` before ``<path>``, then an item by id or whole text.
+
+        Args:
+            path: as written.
+            bare_items: in a file that is one list, the path may be an item alone (``{mood:calm}``).
+        """
+        name = joined(path.strip())
+        stars = ""
+        for ending in ("/**", "/*"):
+            if name.endswith(ending):
+                name, stars = name[: -len(ending)], ending[1:]
+                break
+        place = self.place(name)
+        if place is not None:
+            return Target(self.document.address_of(place.keys), self.document, place, stars=stars)
+        bare = bare_items and isinstance(self.document.top, ItemList)
+        return None if stars else self._item(path.strip(), name, bare=bare)
+
+    def place(self, name: str) -> Place | None:
+        """Return the place with a joined name."""
+        for spelling in (f"{TEMPLATES}/{name}", name):
+            found = self._exact.get(spelling)
+            if found is not None:
+                return found
+        for spelling in (f"{TEMPLATES}/{name}", name):
+            found = self._folded.get(spelling.casefold())
+            if found is not None:
+                return found
+        return None
+
+    def _item(self, path: str, name: str, *, bare: bool) -> Target | None:
+        """Find the one item that the last part of a path names."""
+        cuts = [at for at, sign in enumerate(name) if sign == "/"]
+        for cut in (*reversed(cuts[-8:]), *((-1,) if bare else ())):
+            place = self.place(name[:cut]) if cut >= 0 else self.document.top
+            if place is None:
+                continue
+            wanted = name[cut + 1 :]
+            item = _item_named(place, wanted)
+            if item is not None:
+                return Target(f"{self.document.address_of(())}:{path}", self.document, place, item)
+        return None
+
+
+def _item_named(place: Place, wanted: str) -> Item | None:
+    lists = list(lists_below(place))
+    if not wanted or sum(len(found.items) for found in lists) > _MOST_SEARCHED:
+        return None
+    folded: Item | None = None
+    for found in lists:
+        for item in found.items:
+            for name in (item.item_id, item.text):
+                if name is None or len(name) != len(wanted):
+                    continue
+                if joined(name) == wanted:
+                    return item
+                if folded is None and joined(name).casefold() == wanted.casefold():
+                    folded = item
+    return folded
+
+
+def path_index(document: Document) -> PathIndex:
+    """Return the path index of a document, made when first asked for."""
+    if document.paths is None:
+        document.paths = PathIndex(document)
+    return document.paths
+
+
+class AddressIndex:
+    """All addresses of a library."""
+
+    def __init__(self, documents: list[Document], folders: list[str]) -> None:
+        self.documents = documents
+        self._full = _Names()
+        self._short = _Names()
+        self._files = _Names()
+        self._tails: _Names | None = None
+        self._by_tail: list[_Known] = []
+        for folder in dict.fromkeys(folders):
+            known = _Known(joined(folder), Target(folder, folder=folder), folder.count("/") + 1)
+            self._full.add(known.spelling, known)
+            self._files.add(known.spelling, known)
+        for document in documents:
+            self._add_document(document)
+
+    def _add_document(self, document: Document) -> None:
+        address = joined(document.address)
+        parts = document.address.count("/") + 1
+        known = _Known(address, Target(document.address, document), parts)
+        self._full.add(address, known)
+        self._files.add(address, known)
+        if document.kind is Kind.TXT:
+            self._by_tail.append(known)
+            return
+        is_rules = document.content.is_rules
+        if not is_rules:
+            self._by_tail.append(known)
+        folder = joined(document.folder) + "/" if document.folder else ""
+        for place in walk_places(document.top):
+            if not place.keys or (isinstance(place, ItemList) and self._is_own(document, place)):
+                continue
+            keys = joined("/".join(place.keys))
+            spelling = f"{address}/{keys}"
+            entry = _Known(spelling, Target(document.address_of(place.keys), document, place), parts)
+            self._full.add(spelling, entry)
+            if is_rules or not NOTE_KEYS.isdisjoint(place.keys):
+                continue
+            self._short.add(folder + keys, entry)
+            self._by_tail.append(entry)
+
+    @staticmethod
+    def _is_own(document: Document, place: ItemList) -> bool:
+        """Tell whether a list is the own items of the branch at its address, which stands for both."""
+        holder = document.top
+        for key in place.keys:
+            if not isinstance(holder, Branch):
+                return False
+            holder = holder.entries.get(key)
+        return isinstance(holder, Branch)
+
+    @property
+    def tails(self) -> _Names:
+        """Every tail of every address, made when a name needs level 4."""
+        if self._tails is None:
+            tails = _Names()
+            for known in self._by_tail:
+                spelling = known.spelling
+                tails.add(spelling, known)
+                at = spelling.find("/")
+                while at >= 0:
+                    tails.add(spelling[at + 1 :], known)
+                    at = spelling.find("/", at + 1)
+            self._tails = tails
+        return self._tails
+
+    def resolve(self, name: str, document: Document | None = None) -> Found | None:
+        """Find what ``__name__`` means, inside ``document`` if it stands in an item or inline template."""
+        found = self._resolve(joined(name), document)
+        if found is None:
+            found = self._resolve_suffixed(name, document)
+        return found or self._resolve_item(name, document)
+
+    def _resolve(self, name: str, document: Document | None) -> Found | None:
+        if document is not None:
+            place = path_index(document).place(name) if document.kind is not Kind.TXT else None
+            if place is not None:
+                return Found(Target(document.address_of(place.keys), document, place))
+            for folder in _folders_up(document.folder):
+                found = self._full.find(f"{joined(folder)}/{name}")
+                if found is not None:
+                    return found
+        return self._full.find(name) or self._short.find(name) or self.tails.find(name)
+
+    def _resolve_suffixed(self, name: str, document: Document | None) -> Found | None:
+        """Find a file named with its suffix, ``__mood.txt__``."""
+        stem, dot, suffix = name.rpartition(".")
+        kind = next((kind for kind in Kind if kind.value == f"{dot}{suffix.lower()}"), None)
+        if kind is None:
+            return None
+        folders = _folders_up(document.folder) if document is not None else []
+        for spelling in (*(f"{joined(folder)}/{joined(stem)}" for folder in folders), joined(stem)):
+            found = self._full.find_kind(spelling, kind)
+            if found is not None:
+                return found
+        return self.tails.find_kind(joined(stem), kind)
+
+    def _resolve_item(self, name: str, document: Document | None) -> Found | None:
+        """Find one item by the id or text that is the name's last part."""
+        spelling = joined(name)
+        cuts = [at for at, sign in enumerate(spelling) if sign == "/"][-8:]
+        for cut in reversed(cuts):
+            found = self._resolve(spelling[:cut], document)
+            if found is None or found.target.document is None:
+                continue
+            place = found.target.place or found.target.document.top
+            item = _item_named(place, spelling[cut + 1 :]) if place is not None else None
+            if item is not None:
+                address = f"{found.target.address}{'.' if found.target.place else ':'}{name[cut + 1 :]}"
+                return Found(Target(address, found.target.document, place, item), found.others)
+        return None
+
+    def resolve_file(self, head: str, document: Document | None = None) -> Found | None:
+        """Find the file or folder that the head of ``{…}`` names: levels 1, 2 and 4, never keys."""
+        name = joined(head)
+        if document is not None:
+            for folder in _folders_up(document.folder):
+                found = self._files.find(f"{joined(folder)}/{name}")
+                if found is not None:
+                    return found
+        found = self._files.find(name) or self.tails.find(name, files_only=True)
+        if found is None:
+            found = self._resolve_suffixed(head, document)
+        return found
+
+    def resolve_in_folder(self, folder: str, path: str) -> Found | None:
+        """Find a place by its path below a folder."""
+        return self._full.find(f"{joined(folder)}/{joined(path)}")
+
+    def below_folder(self, folder: str) -> list[Document]:
+        """Return the files below a folder by address, rule files left out."""
+        prefix = f"{folder}/"
+        found = [
+            document
+            for document in self.documents
+            if document.path.startswith(prefix) and not (document.kind is not Kind.TXT and document.content.is_rules)
+        ]
+        return sorted(found, key=lambda document: document.address)
+
+    def names(self) -> list[str]:
+        """Return the names for "did you mean": file stems, addresses and the last keys."""
+        names: dict[str, None] = {}
+        for known in self._by_tail:
+            names[known.target.address] = None
+            names[known.spelling.rpartition("/")[2]] = None
+        return list(names)
+
+    def file_names(self) -> list[str]:
+        """Return the names of files for "did you mean"."""
+        names: dict[str, None] = {}
+        for document in self.documents:
+            names[document.stem] = None
+            names[document.address] = None
+        return list(names)
+
+    def lists(self) -> list[ItemList]:
+        """Return every list that globs and bare names can reach, by address of its file, in file order."""
+        ordered = sorted(self.documents, key=lambda document: (document.address, document.kind.rank, document.root))
+        found: list[ItemList] = []
+        for document in ordered:
+            if document.kind is not Kind.TXT and document.content.is_rules:
+                continue
+            found += lists_below(document.top)
+        return found
+
+
+def _folders_up(folder: str) -> list[str]:
+    """Return a folder and each folder above it, the root left out."""
+    folders = []
+    while folder:
+        folders.append(folder)
+        folder = folder.rpartition("/")[0]
+    return folders

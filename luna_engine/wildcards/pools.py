@@ -1,0 +1,118 @@
+"""Pools: the candidates a name draws from, with their weights summed once."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from luna_engine.wildcards.model import TEMPLATES, Branch, ItemList, Kind, Place, lists_below, walk_places
+from luna_engine.wildcards.read_txt import Lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from luna_engine.wildcards.lookup import AddressIndex, Target
+    from luna_engine.wildcards.model import Item
+
+_MICRO = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Candidates of positive weight. ``sums`` are running weight sums, None if all weights are equal."""
+
+    items: Sequence[Item]
+    sums: list[int] | None
+    total: int
+    lists: frozenset[int]
+    held: int
+
+    def weight(self, index: int) -> int:
+        """Return the integer weight of a candidate, in the pool's scale."""
+        if self.sums is None:
+            return 1
+        return self.sums[index] - (self.sums[index - 1] if index else 0)
+
+    def at(self, point: int) -> int:
+        """Return the first candidate whose running sum exceeds ``point``."""
+        return point if self.sums is None else bisect.bisect_right(self.sums, point)
+
+    def without(self, active: Sequence[Item]) -> Pool:
+        """Return the pool without items that are being expanded."""
+        excluded = [item for item in active if id(item.owner) in self.lists]
+        if not excluded:
+            return self
+        barred = {id(item) for item in excluded}
+        return make_pool([item for item in self.items if id(item) not in barred], self.lists, self.held)
+
+
+def make_pool(items: Sequence[Item], lists: frozenset[int], held: int) -> Pool:
+    """Return the pool of items; those of weight 0 are left out, decimals are scaled to the least power of ten."""
+    weights = [item.weight.micro for item in items]
+    if all(weight == _MICRO for weight in weights):
+        return Pool(items, None, len(items), lists, held)  # no copy for the common case
+    chosen = [item for item, weight in zip(items, weights, strict=True) if weight > 0]
+    return Pool(chosen, *running_sums([weight for weight in weights if weight > 0]), lists, held)
+
+
+def running_sums(micro: Sequence[int]) -> tuple[list[int] | None, int]:
+    """Return the running sums of weights given in millionths, at the least scale that keeps them whole.
+
+    Equal weights give (None, their number): one ticket each draws the same candidate.
+    """
+    if len(set(micro)) <= 1:
+        return None, len(micro)
+    scale = _MICRO
+    while scale > 1 and any(weight % scale for weight in micro):
+        scale //= 10
+    sums: list[int] = []
+    total = 0
+    for weight in micro:
+        total += weight // scale
+        sums.append(total)
+    return sums, total
+
+
+def pool_of_lists(lists: Iterable[ItemList]) -> Pool:
+    """Return the joint pool of lists, each once, every item with its own weight."""
+    once = list({id(found): found for found in lists}.values())
+    ids = frozenset(id(found) for found in once)
+    held = sum(len(found.items) for found in once)
+    if len(once) == 1:
+        items = once[0].items
+        if isinstance(items, Lines) and not items.has_weights:
+            return Pool(items, None, len(items), ids, held)
+        return make_pool(items, ids, held)
+    return make_pool([item for found in once for item in found.items], ids, held)
+
+
+def target_lists(target: Target, index: AddressIndex, *, templates: bool) -> list[ItemList]:
+    """Return the lists a target draws from.
+
+    Args:
+        target: what a name stands for (not a single item).
+        index: the library, for folders.
+        templates: a file gives its templates if it has any (``{harbor}``), instead of everything else.
+    """
+    if target.folder is not None:
+        return [
+            found for document in index.below_folder(target.folder) for found in lists_below(document.top)
+        ]
+    document, place = target.document, target.place
+    if document is None:
+        return []
+    if place is None:
+        top = document.top
+        if templates and document.kind is not Kind.TXT and isinstance(top, Branch) and TEMPLATES in top.entries:
+            return [found for found in walk_places(top.entries[TEMPLATES]) if isinstance(found, ItemList)]
+        return list(lists_below(top))
+    if target.stars == "*" and isinstance(place, Branch):
+        return [entry for entry in place.entries.values() if isinstance(entry, ItemList)]
+    return list(_below(place))
+
+
+def _below(place: Place) -> Iterable[ItemList]:
+    if place.keys and place.keys[0] == TEMPLATES:
+        return (found for found in walk_places(place) if isinstance(found, ItemList))
+    return lists_below(place)

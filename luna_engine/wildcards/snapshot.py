@@ -1,0 +1,225 @@
+"""One immutable state of a library: its files, their index, and caches that only ever add. Threads read it freely."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from typing import TYPE_CHECKING
+
+from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
+from luna_engine.wildcards.globs import match_parts
+from luna_engine.wildcards.lookup import AddressIndex, Target, joined
+from luna_engine.wildcards.model import Kind, lists_below
+from luna_engine.wildcards.parser import parse
+from luna_engine.wildcards.pools import Pool, pool_of_lists, target_lists
+from luna_engine.wildcards.references import read_braces, read_bracket, read_name
+from luna_engine.wildcards.syntax import Braces, Bracket, Parsed, Profile, Wildcard, children
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from luna_engine.wildcards.files import Entry, Root, Walk
+    from luna_engine.wildcards.model import Document, Item, ItemList
+    from luna_engine.wildcards.syntax import Node
+
+_MOST_TEMPLATES = 2_000
+
+
+class Snapshot:
+    """The library as it was at one moment."""
+
+    def __init__(self, roots: tuple[Root, ...], walk: Walk, loaded: list[tuple[Entry, Document]]) -> None:
+        self.roots = roots
+        self.entries = {(entry.root, entry.relative): entry for entry, _ in loaded}
+        self._all = {(document.root, document.path): document for _, document in loaded}
+        visible, shadowed = _shadow([document for _, document in loaded])
+        self.documents = visible
+        self._walk_problems = (*walk.diagnostics, *shadowed)
+        self.folders = [name for _, name in walk.folders]
+        self.index = AddressIndex(visible, self.folders)
+        self._templates: dict[tuple[str, Profile], Parsed] = {}
+        self._pools: dict[tuple[object, ...], Pool] = {}
+        self._globs: dict[str, Pool | None] = {}
+        self._digests: dict[tuple[str, Profile], str] = {}
+        self.counts: dict[int, int] = {}
+
+    def document(self, root: int, path: str) -> Document | None:
+        """Return a file by root number and path."""
+        return self._all.get((root, path))
+
+    @property
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Every load problem of the files read so far, in place order."""
+        found = list(self._walk_problems)
+        for document in self._all.values():
+            if document.is_read:
+                found += document.content.diagnostics
+        return tuple(sorted(found, key=place_order))
+
+    def problems_of(self, touched: Iterator[tuple[int, str]]) -> list[Diagnostic]:
+        """Return the load problems of the files touched."""
+        found: list[Diagnostic] = []
+        for root, path in touched:
+            document = self._all.get((root, path))
+            if document is not None:
+                found += document.content.diagnostics
+        return found
+
+    def template(self, text: str, profile: Profile = Profile.NATIVE) -> Parsed:
+        """Return the syntax tree of a template, parsed once per snapshot."""
+        key = (text, profile)
+        found = self._templates.get(key)
+        if found is None:
+            if len(self._templates) >= _MOST_TEMPLATES:
+                self._templates.clear()
+            found = self._templates[key] = parse(text, profile)
+        return found
+
+    def parse_item(self, item: Item) -> Parsed:
+        """Return the syntax tree of an item, in the profile of its root."""
+        if item.parsed is None:
+            owner = item.owner
+            profile = self.roots[owner.document.root].profile if owner is not None else Profile.NATIVE
+            item.parsed = parse(item.text, profile, comments=False)
+        return item.parsed
+
+    def pool(self, target: Target, *, templates: bool = False) -> Pool:
+        """Return the pool a target draws from."""
+        key = (id(target.document), id(target.place), target.folder, target.stars, templates)
+        found = self._pools.get(key)
+        if found is None:
+            found = self._pools[key] = pool_of_lists(target_lists(target, self.index, templates=templates))
+        return found
+
+    def glob(self, pattern: str) -> Pool | None:
+        """Return the joint pool of the lists a pattern matches, None if it matches none."""
+        if pattern not in self._globs:
+            lists = self.matching(pattern)
+            self._globs[pattern] = pool_of_lists(lists) if lists else None
+        return self._globs[pattern]
+
+    def matching(self, pattern: str) -> list[ItemList]:
+        """Return the lists whose address fits a glob, with or without the file's name."""
+        wanted = joined(pattern).casefold().split("/")
+        found: list[ItemList] = []
+        for candidate in self.index.lists():
+            document = candidate.document
+            keys = joined("/".join(candidate.keys)).casefold()
+            full = joined(document.address).casefold() + (f"/{keys}" if keys else "")
+            folder = joined(document.folder).casefold()
+            short = f"{folder}/{keys}" if folder else keys
+            if match_parts(wanted, full.split("/")) or (keys and match_parts(wanted, short.split("/"))):
+                found.append(candidate)
+        return found
+
+    def references(
+        self, nodes: tuple[Node, ...], parsed: Parsed, document: Document | None
+    ) -> Iterator[tuple[Node, Document | None, list[ItemList]]]:
+        """Yield each reference below ``nodes`` with the file it leads to and the lists it can draw from.
+
+        Documents follow inline templates: their brackets read the file they name.
+        """
+        stack: list[tuple[Node, Document | None]] = [(node, document) for node in reversed(nodes)]
+        while stack:
+            node, home = stack.pop()
+            inner = home
+            if isinstance(node, Braces):
+                meaning = read_braces(node, parsed, self, home)
+                if meaning.target is not None:
+                    lists = _lists(meaning.target, self, templates=meaning.templates)
+                    yield node, meaning.target.document, lists
+                elif meaning.document is not None:
+                    yield node, meaning.document, []
+                inner = meaning.document if meaning.inline is not None else home
+            elif isinstance(node, Wildcard):
+                if "*" in node.name:
+                    yield node, None, self.matching(node.name)
+                else:
+                    target, _ = read_name(node.name, self, home)
+                    if target is not None:
+                        yield node, target.document, _lists(target, self, templates=False)
+            elif isinstance(node, Bracket) and home is not None and home.kind is not Kind.TXT:
+                target, _ = read_bracket(node.path, home)
+                if target is not None:
+                    yield node, target.document, _lists(target, self, templates=False)
+            stack.extend((child, inner) for child in reversed(children(node)))
+
+    def reach(self, parsed: Parsed) -> list[Document]:
+        """Return every file that an expansion of a template may read, in order of discovery."""
+        seen: dict[int, Document] = {}
+        waiting: deque[ItemList] = deque()
+        known: set[int] = set()
+
+        def visit(nodes: tuple[Node, ...], text: Parsed, home: Document | None) -> None:
+            for _, document, lists in self.references(nodes, text, home):
+                if document is not None:
+                    seen[id(document)] = document
+                for found in lists:
+                    seen[id(found.document)] = found.document
+                    if id(found) not in known:
+                        known.add(id(found))
+                        waiting.append(found)
+
+        visit(parsed.nodes, parsed, None)
+        while waiting:
+            for item in waiting.popleft().items:
+                tree = self.parse_item(item)
+                if not tree.is_plain and item.owner is not None:
+                    visit(tree.nodes, tree, item.owner.document)
+        return list(seen.values())
+
+    def fingerprint(self, text: str, profile: Profile = Profile.NATIVE) -> str:
+        """Return a digest of a template and of the content of every file it can reach."""
+        key = (text, profile)
+        if key not in self._digests:
+            digest = hashlib.blake2b(digest_size=16)
+            digest.update(f"{profile.value}\0{text}".encode("utf-8", "surrogatepass"))
+            for document in sorted(self.reach(self.template(text, profile)), key=lambda found: found.path):
+                digest.update(f"\0{document.path}\0".encode("utf-8", "surrogatepass"))
+                digest.update(document.content.digest)
+            names = "\0".join(sorted(document.path for document in self.documents))
+            digest.update(names.encode("utf-8", "surrogatepass") if self._has_unknown(text, profile) else b"")
+            self._digests[key] = digest.hexdigest()
+        return self._digests[key]
+
+    def _has_unknown(self, text: str, profile: Profile) -> bool:
+        """Tell whether a new file could change the template: it holds a name that nothing has yet."""
+        parsed = self.template(text, profile)
+        found = {id(node) for node, _, _ in self.references(parsed.nodes, parsed, None)}
+        stack = list(parsed.nodes)
+        while stack:
+            node = stack.pop()
+            if isinstance(node, (Braces, Wildcard)) and id(node) not in found:
+                return True
+            stack.extend(children(node))
+        return False
+
+
+def _lists(target: Target, snapshot: Snapshot, *, templates: bool) -> list[ItemList]:
+    if target.item is not None:
+        return [target.item.owner] if target.item.owner is not None else []
+    return target_lists(target, snapshot.index, templates=templates)
+
+
+def _shadow(documents: list[Document]) -> tuple[list[Document], list[Diagnostic]]:
+    """Hide files of later roots behind files of the same path in earlier ones."""
+    kept: dict[str, Document] = {}
+    hints: list[Diagnostic] = []
+    for document in sorted(documents, key=lambda found: found.root):
+        first = kept.setdefault(document.path, document)
+        if first is not document:
+            hints.append(
+                Diagnostic(
+                    "shadowed",
+                    Severity.HINT,
+                    f"{document.path} of an earlier root hides one of a later root",
+                    None,
+                    document.path,
+                )
+            )
+    return list(kept.values()), hints
+
+
+def count_items(document: Document) -> int:
+    """Return the number of items of a file that can be drawn."""
+    return sum(len(found.items) for found in lists_below(document.top, with_templates=True))
