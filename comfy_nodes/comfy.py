@@ -25,6 +25,8 @@ _log = logging.getLogger("luna")
 _TOKENIZERS = {"sd15": ("comfy.sd1_clip", "SD1Tokenizer"), "sdxl": ("comfy.sdxl_clip", "SDXLTokenizer")}
 _FAMILY_OF_LATENT_FORMAT = {"SD15": "sd15", "SDXL": "sdxl", "SD3": "sd3", "Flux": "flux"}
 """ComfyUI's latent format classes; Z-Image uses Flux's."""
+_HARMLESS_OBJECTS = frozenset({"manual_cast_dtype"})
+"""ComfyUI sets it on every text encoder, for computing in float32 as the daemon does."""
 WILDCARD_SUFFIXES = frozenset({".txt", ".yaml", ".yml", ".json"})
 
 
@@ -67,10 +69,9 @@ class ComfyHost:
 
     def is_patched(self, patcher: Any) -> bool:
         """Tell whether a model differs from its file: LoRAs, merges, hooks, replaced objects."""
-        return any(
-            bool(getattr(patcher, name, None))
-            for name in ("patches", "hook_patches", "object_patches", "weight_wrapper_patches", "forced_hooks")
-        )
+        objects = set(getattr(patcher, "object_patches", ())) - _HARMLESS_OBJECTS
+        kinds = ("patches", "hook_patches", "weight_wrapper_patches", "forced_hooks")
+        return bool(objects) or any(bool(getattr(patcher, name, None)) for name in kinds)
 
     def weights_of(self, patcher: Any) -> Callable[[], dict[str, Any] | None]:
         """Return a function that gives a model's unpatched weights by name, or None once the model is gone.

@@ -132,7 +132,7 @@ def _move(
         return _Outcome(held, "local: unknown family", f"{name} stays local: Luna does not know this model's family")
     source = SentParts(family, roles, host.weights_of(held.patcher), host.check_interrupt)
     try:
-        remote = RemoteSet(connect, source, host, give_back=True)
+        remote = RemoteSet(connect, source, host)
     except DaemonUnreachableError as error:
         return _Outcome(held, "local: no daemon", f"daemon not reachable, {name} stays local: {error}")
     except DaemonError as error:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from luna_engine import paths
 from luna_engine.errors import InputFileError, LunaError, WildcardError
-from luna_engine.wildcards import Root, WildcardLibrary
+from luna_engine.wildcards import Root, Severity, WildcardLibrary
 
 from . import comfy
 from .access import require_readable
@@ -113,7 +113,7 @@ class LunaYAMLWildcard:
         expansion = _expand(library, {"": prompt_template, "negative": negative_template}, seed, missing)
         _raise_on_syntax(expansion, prompt_template)
         prompt, negative = expansion.parts[""], expansion.parts["negative"]
-        problems = [str(found) for found in expansion.diagnostics if found.severity != "hint"]
+        problems = [_line(found) for found in expansion.diagnostics if found.severity is not Severity.HINT]
         for problem in problems:
             host.notice(problem)
         shown = [prompt, negative] if negative else [prompt]
@@ -187,6 +187,13 @@ def _caret(found: Diagnostic, template: str) -> str:
     if found.file is not None or found.line is None or found.column is None or found.line > len(lines):
         return ""
     return f"\n  {lines[found.line - 1]}\n  {' ' * (found.column - 1)}^"
+
+
+def _line(found: Diagnostic) -> str:
+    """Return a diagnostic on one line, the hint included."""
+    place = ":".join(str(part) for part in (found.file or "<template>", found.line, found.column) if part is not None)
+    hint = f" ({found.hint})" if found.hint else ""
+    return f"{place}: {found.code}: {found.message}{hint}"
 
 
 def _report(expansion: Expansion, seed: int, problems: Iterable[str]) -> str:

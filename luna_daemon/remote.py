@@ -6,10 +6,7 @@ all clones.
 
 from __future__ import annotations
 
-import collections
-import logging
 import threading
-import weakref
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from luna_engine.errors import DaemonError, LunaError
@@ -21,7 +18,6 @@ if TYPE_CHECKING:
     from luna_daemon.model_messages import ModelFacts
 
 T = TypeVar("T")
-_log = logging.getLogger("luna.proxy")
 
 
 class HostHooks(Protocol):
@@ -86,10 +82,9 @@ class RemoteSet:
         connect: gives the connection to the service that holds the set.
         source: loads the set, now and after a restart of the daemon.
         host: the ComfyUI around it.
-        give_back: return the set to the daemon when the last proxy of this process that uses it is gone.
     """
 
-    def __init__(self, connect: Connect, source: Source, host: HostHooks, *, give_back: bool = False) -> None:
+    def __init__(self, connect: Connect, source: Source, host: HostHooks) -> None:
         self.host = host
         self._connect = connect
         self._source = source
@@ -98,8 +93,6 @@ class RemoteSet:
         client = connect()
         self.set_id, self.facts = source.load(client)
         self.place = f"{client.host}:{client.port}, set {self.set_id}"
-        if give_back:
-            _hold(self, connect, f"{client.host}:{client.port}")
 
     def call(self, request: Callable[[DaemonClient, str], T]) -> T:
         """Run one request; if the daemon was restarted meanwhile, load the set again and repeat once.
@@ -133,31 +126,3 @@ class RemoteSet:
                 lambda client, set_id: client.describe_model(set_id, poll=self.host.check_interrupt)
             )
         return self._names
-
-
-_leases: collections.Counter[tuple[str, str]] = collections.Counter()
-_leases_lock = threading.RLock()  # a finalizer may run in the thread that holds it
-
-
-def _hold(remote: RemoteSet, connect: Connect, address: str) -> None:
-    lease = (address, remote.set_id)
-    with _leases_lock:
-        _leases[lease] += 1
-    weakref.finalize(remote, _release, connect, lease).atexit = False
-
-
-def _release(connect: Connect, lease: tuple[str, str]) -> None:
-    """Give a set back once nobody here uses it; in a thread, since finalizers run where waiting would hurt."""
-    with _leases_lock:
-        _leases[lease] -= 1
-        if _leases[lease] > 0:
-            return
-        del _leases[lease]
-    threading.Thread(target=_give_back, args=(connect, lease[1]), name="luna-give-back", daemon=True).start()
-
-
-def _give_back(connect: Connect, set_id: str) -> None:
-    try:
-        connect().unload_model(set=set_id)
-    except DaemonError as error:
-        _log.debug("set %s was not given back: %s", set_id, error)  # in use elsewhere, or no daemon: both are fine

@@ -88,14 +88,30 @@ class SentParts:
                 ``daemon-model-changed`` if they are gone, or what the daemon answers.
         """
         self.was_sent = False
-        named: list[NamedPart] = []
-        for role, part in self._parts().items():
-            content = self._content.get(role) or part.content(self._check)
-            self._content[role] = content
-            self.was_sent |= _put(client, part, content, self._check)
-            named.append(NamedPart(role, content=content))
+        parts = self._parts()
+        for role, part in parts.items():
+            if role not in self._content:
+                self._content[role] = part.content(self._check)
+        shared = self._served(client)
+        if shared is not None:
+            return ServedSet(shared).load(client)
+        for role, part in parts.items():
+            self.was_sent |= _put(client, part, self._content[role], self._check)
+        named = [NamedPart(role, content=self._content[role]) for role in parts]
         loaded = client.load_model(named, family=self._family, poll=self._check)
         return loaded.set, loaded.facts
+
+    def _served(self, client: DaemonClient) -> str | None:
+        """Return a set of the family that already holds these very parts, whatever else it holds."""
+        wanted = self._content.items()
+        return next(
+            (
+                row.id
+                for row in client.list_models(loaded=True).sets
+                if row.family == self._family and wanted <= row.parts.items()
+            ),
+            None,
+        )
 
     def _parts(self) -> dict[str, Part]:
         unknown = [role for role in self._roles if role not in KINDS]

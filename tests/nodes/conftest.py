@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 REPO = Path(__file__).resolve().parents[2]
 PROBE_PACK = Path(__file__).with_name("probe_pack")
@@ -68,7 +68,7 @@ class ComfyServer:
     def request(self, path: str, body: object = None) -> Any:
         """GET, or POST JSON; return the parsed answer."""
         data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(  # noqa: S310 - always http on loopback
+        request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", data=data, headers={"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - likewise
@@ -78,7 +78,7 @@ class ComfyServer:
         """Return what ComfyUI has logged so far."""
         return self.log.read_text("utf-8", "replace")
 
-    def run(self, prompt: dict[str, Any]) -> Run:
+    def run(self, prompt: Mapping[str, Any]) -> Run:
         """Queue a prompt and wait for its end."""
         prompt_id = self.request("/prompt", {"prompt": prompt})["prompt_id"]
         history = poll_until(
@@ -129,13 +129,14 @@ def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if ready := os.environ.get("LUNA_DEMO_MODELS"):
         return Path(ready)
     folder = tmp_path_factory.mktemp("demo-models")
-    command = [sys.executable, "-m", "luna_tui.cli", "demo-models", str(folder), "--only", "sd15"]
+    wanted = "sd15,lora_sd15,ti_sd15"
+    command = [sys.executable, "-m", "luna_tui.cli", "demo-models", str(folder), "--only", wanted]
     subprocess.run(command, check=True, cwd=REPO, stdout=subprocess.DEVNULL)
     return folder
 
 
 @pytest.fixture(scope="session")
-def nodes_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def nodes_environment(tmp_path_factory: pytest.TempPathFactory, demo_models: Path) -> dict[str, str]:
     """One environment for daemon and ComfyUI: the same Luna home and ports of their own."""
     home = tmp_path_factory.mktemp("nodes-luna-home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LUNA_")}
@@ -144,37 +145,67 @@ def nodes_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
         "LUNA_HOME": str(home),
         "LUNA_DAEMON_PORT": str(free_port()),
         "LUNA_DAEMON_VAE_PORT": str(free_port()),
+        "LUNA_MODELS": str(demo_models),
     }
 
 
-@contextlib.contextmanager
-def running_daemon(environment: dict[str, str], demo_models: Path, *more: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a full daemon on CPU until the block ends."""
-    port = environment["LUNA_DAEMON_PORT"]
-    command = [sys.executable, str(REPO / "luna_daemon" / "server.py"), "--service-type", "full", "--device", "cpu"]
-    command += ["--port", port, "--name", "nodes", *more]
-    log = Path(environment["LUNA_HOME"]) / "daemon-output.txt"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            command,
-            env={**environment, "LUNA_MODELS": str(demo_models)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        poll_until("the daemon was ready", START_DEADLINE_S, lambda: _is_ready(environment, process))
-        yield process
-    finally:
-        stop_process(process)
+@dataclass
+class DaemonHandle:
+    """A real daemon process on CPU that serves the demo SD1.5 model; tests may stop and start it."""
+
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it unless it runs, and wait until it is ready."""
+        if self.process is not None and self.process.poll() is None:
+            return
+        command = [sys.executable, str(REPO / "luna_daemon" / "server.py"), "--service-type", "full"]
+        command += ["--device", "cpu", "--name", "nodes", "--preload", "demo"]
+        command += ["--port", self.environment["LUNA_DAEMON_PORT"]]
+        with (Path(self.environment["LUNA_HOME"]) / "daemon-output.txt").open("ab") as output:
+            self.process = subprocess.Popen(
+                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            )
+        poll_until("the daemon was ready", START_DEADLINE_S, self._is_ready)
+
+    def stop(self) -> None:
+        """End it."""
+        if self.process is not None:
+            stop_process(self.process)
+
+    def kill(self) -> None:
+        """End it as the kernel would."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise RuntimeError(f"the daemon exited with {self.process.returncode}")
+        return _is_ready(self.environment)
 
 
-def _is_ready(environment: dict[str, str], process: subprocess.Popen[bytes]) -> bool:
+@pytest.fixture(scope="session")
+def daemon(nodes_environment: dict[str, str], demo_models: Path) -> Iterator[DaemonHandle]:
+    """Run the daemon for all tests of this folder."""
+    checkpoint = demo_models / "checkpoints" / "demo-sd15.safetensors"
+    settings = Path(nodes_environment["LUNA_HOME"]) / "config" / "settings.toml"
+    settings.parent.mkdir()
+    settings.write_text(
+        f'[daemon.sets.demo]\nfamily = "sd15"\nl = "{checkpoint}"\nvae = "{checkpoint}"\ndefault = true\n'
+    )
+    handle = DaemonHandle(nodes_environment)
+    handle.start()
+    yield handle
+    handle.stop()
+
+
+def _is_ready(environment: dict[str, str]) -> bool:
     from luna_daemon.client import DaemonClient
     from luna_engine.errors import DaemonError
 
-    if process.poll() is not None:
-        raise RuntimeError(f"the daemon exited with {process.returncode}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUNA_HOME", environment["LUNA_HOME"])
         try:
@@ -186,7 +217,10 @@ def _is_ready(environment: dict[str, str], process: subprocess.Popen[bytes]) -> 
 
 @pytest.fixture(scope="session")
 def comfy_server(
-    tmp_path_factory: pytest.TempPathFactory, demo_models: Path, nodes_environment: dict[str, str]
+    tmp_path_factory: pytest.TempPathFactory,
+    demo_models: Path,
+    nodes_environment: dict[str, str],
+    daemon: DaemonHandle,
 ) -> Iterator[ComfyServer]:
     """Run ComfyUI with this clone as its node pack."""
     root = os.environ.get("COMFYUI_PATH")
@@ -197,7 +231,8 @@ def comfy_server(
     (base / "custom_nodes" / "luna-pack").symlink_to(REPO)
     shutil.copytree(PROBE_PACK, base / "custom_nodes" / "luna_probe")
     extra = base / "extra_model_paths.yaml"
-    extra.write_text(json.dumps({"demo": {"base_path": str(demo_models), "checkpoints": "checkpoints", "vae": "vae"}}))
+    folders = {name: name for name in ("checkpoints", "vae", "loras", "embeddings")}
+    extra.write_text(json.dumps({"demo": {"base_path": str(demo_models), **folders}}))
     with _start_comfy(Path(root), base, extra, nodes_environment) as server:
         yield server
 

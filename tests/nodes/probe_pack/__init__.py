@@ -1,7 +1,10 @@
 """A node pack for tests only: writes what reaches a node to files, so that floats can be compared, not PNGs."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from safetensors.torch import save_file
@@ -16,30 +19,33 @@ class LunaTestProbe:
     RETURN_TYPES = ()
 
     @classmethod
-    def INPUT_TYPES(cls):
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's protocol
         return {"required": {"value": ("*", {}), "name": ("STRING", {"default": ""})}}
 
     @classmethod
-    def VALIDATE_INPUTS(cls, input_types):
+    def VALIDATE_INPUTS(cls, input_types: dict[str, str]) -> bool:  # noqa: N802 - ComfyUI's protocol
         return True
 
-    def write(self, value, name):
+    def write(self, value: Any, name: str) -> dict[str, Any]:
         target = Path(folder_paths.get_output_directory()) / name
         if isinstance(value, (str, bool)):
             target.with_suffix(".json").write_text(json.dumps(value))
-            return {"ui": {"probe": [name]}}
-        tensors = {}
-        if isinstance(value, dict):  # LATENT
-            tensors["samples"] = value["samples"].clone()
-        elif isinstance(value, list):  # CONDITIONING
-            for index, (cond, extra) in enumerate(value):
-                tensors[f"{index}.cond"] = cond.clone()
-                if extra.get("pooled_output") is not None:
-                    tensors[f"{index}.pooled"] = extra["pooled_output"].clone()
-        else:  # IMAGE
-            tensors["image"] = value.clone()
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, target.with_suffix(".safetensors"))
+        else:
+            save_file(_tensors(value), target.with_suffix(".safetensors"))
         return {"ui": {"probe": [name]}}
+
+
+def _tensors(value: Any) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {"samples": value["samples"].clone().contiguous()}
+    if not isinstance(value, list):
+        return {"image": value.clone().contiguous()}
+    tensors: dict[str, Any] = {}
+    for index, (cond, extra) in enumerate(value):
+        tensors[f"{index}.cond"] = cond.clone().contiguous()
+        if extra.get("pooled_output") is not None:
+            tensors[f"{index}.pooled"] = extra["pooled_output"].clone().contiguous()
+    return tensors
 
 
 NODE_CLASS_MAPPINGS = {"LunaTestProbe": LunaTestProbe}
