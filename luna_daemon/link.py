@@ -79,7 +79,7 @@ class Link:
         self._ids = itertools.count(1)
         self._lost: DaemonError | None = None
         try:
-            self.welcome = self._shake_hands(client_name)
+            self.welcome = self._shake_hands(client_name, min(timeout_s, HANDSHAKE_SECONDS))
         except BaseException:
             self.close()
             raise
@@ -89,8 +89,8 @@ class Link:
         """Tell whether requests may be sent: not lost, and not inherited over a fork."""
         return self._lost is None and self.pid == os.getpid()
 
-    def _shake_hands(self, client_name: str) -> Welcome:
-        deadline = time.monotonic() + HANDSHAKE_SECONDS
+    def _shake_hands(self, client_name: str, seconds: float) -> Welcome:
+        deadline = time.monotonic() + seconds
         nonce = auth.new_nonce()
         who = ClientInfo(client_name, luna_engine.__version__, os.getpid())
         body = self._handshake_call("hello", plain(Hello(nonce=nonce, client=who)), deadline)

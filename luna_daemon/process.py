@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from luna_daemon import auth, identity, listener, logs, options, platform
+from luna_daemon import auth, identity, listener, logs, options, platform, process_exits
 from luna_daemon.identity import DaemonPlaces, ExitRecord, Identity
 from luna_daemon.messages import PROTOCOL
 from luna_daemon.service import DaemonService, peak_rss_bytes
@@ -27,18 +27,16 @@ if TYPE_CHECKING:
 
     EngineFactory = Callable[[EngineOptions], ModelEngine]
 
-EXIT_FAILED = 1
-EXIT_PRELOAD, EXIT_DEVICE, EXIT_PORT, EXIT_LOCK, EXIT_SETTINGS = 66, 69, 71, 73, 78
 EXIT_BY_CODE = {
-    "port-taken": EXIT_PORT,
-    "lock-held": EXIT_LOCK,
-    "device-unusable": EXIT_DEVICE,
-    "device-lost": 75,
-    "model-missing": EXIT_PRELOAD,
-    "file-missing": EXIT_PRELOAD,
-    "file-damaged": EXIT_PRELOAD,
-    "wrong-type": EXIT_PRELOAD,
-    "component-missing": EXIT_PRELOAD,
+    "port-taken": process_exits.PORT,
+    "lock-held": process_exits.LOCK,
+    "device-unusable": process_exits.DEVICE,
+    "device-lost": process_exits.DEVICE_LOST,
+    "model-missing": process_exits.PRELOAD,
+    "file-missing": process_exits.PRELOAD,
+    "file-damaged": process_exits.PRELOAD,
+    "wrong-type": process_exits.PRELOAD,
+    "component-missing": process_exits.PRELOAD,
 }
 TERM_DRAIN_S = 10.0
 _LOCK_PATIENCE_S = 0.3
@@ -66,16 +64,16 @@ def run(arguments: Sequence[str], engine_factory: EngineFactory = default_engine
         given = settings.load()
         parsed = options.parse(arguments, given)
     except LunaError as error:
-        return _refuse(error, None, EXIT_SETTINGS)
+        return _refuse(error, None, process_exits.SETTINGS)
     places = DaemonPlaces(parsed.name)
     lock = platform.FileLock(places.lock)
     if not _acquire(lock):
-        return _refuse(_lock_held(parsed.name, lock.holder()), parsed.start_log, EXIT_LOCK)
+        return _refuse(_lock_held(parsed.name, lock.holder()), parsed.start_log, process_exits.LOCK)
     try:
         engine = engine_factory(options.engine_options(parsed, given))
         service = DaemonService(parsed.name, parsed.service_type, engine, auth.ensure_token())
     except LunaError as error:
-        code = EXIT_BY_CODE.get(error.code, EXIT_SETTINGS)
+        code = EXIT_BY_CODE.get(error.code, process_exits.SETTINGS)
         identity.write_record(places.exit, _exit_record(None, code, str(error)))
         return _refuse(error, None, code)
     logs.begin(places, service.generation, parsed.start_log)
@@ -103,7 +101,7 @@ def _lock_held(name: str, holder: int | None) -> LunaError:
 
 def _refuse(error: LunaError, start_log: Path | None, code: int) -> int:
     print(f"luna-daemon: {error}", file=sys.stderr, flush=True)  # noqa: T201 - before there is a log
-    if start_log is not None and code == EXIT_LOCK:
+    if start_log is not None and code == process_exits.LOCK:
         start_log.unlink(missing_ok=True)  # the daemon that runs has its own log
     return code
 
@@ -126,7 +124,7 @@ def _serve(parsed: DaemonOptions, places: DaemonPlaces, service: DaemonService) 
         code, reason = _outcome(service)
     except LunaError as error:
         _log.error("%s", error, extra={"code": error.code})
-        code, reason = EXIT_BY_CODE.get(error.code, EXIT_FAILED), str(error)
+        code, reason = EXIT_BY_CODE.get(error.code, process_exits.FAILED), str(error)
     for one in listeners:
         one.close()
     service.close_connections()
@@ -188,9 +186,9 @@ def _outcome(service: DaemonService) -> tuple[int, str]:
     failure = service.failure
     if failure is None:
         return service.exit_code, service.exit_reason
-    code = EXIT_FAILED
+    code = process_exits.FAILED
     if isinstance(failure, LunaError):
-        code = EXIT_BY_CODE.get(failure.code, EXIT_SETTINGS)
+        code = EXIT_BY_CODE.get(failure.code, process_exits.SETTINGS)
         _log.error("%s", failure, extra={"code": failure.code})
     else:
         _log.critical("the engine did not start", exc_info=failure, extra={"code": "internal"})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 import luna_engine
-from luna_daemon import transport
+from luna_daemon import process_exits, transport
 from luna_daemon.frames import Limits
 from luna_daemon.messages import (
     PROTOCOL,
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from luna_daemon.protocol import Command
     from luna_daemon.runtime.queue import Job
 
-EXIT_ASKED, EXIT_DEVICE_LOST = 0, 75
 NO_WAIT_S = 0.05
 REJECTED_LOG_S = 60.0
 _log = logging.getLogger("luna.service")
@@ -81,6 +80,7 @@ class DaemonService:
         self.admission = Admission(self.limits)
         self.addresses: tuple[str, ...] = ()
         self._engine = engine
+        self._engine_turn = threading.Lock()  # the seam's promise: one model method at a time, whichever the lane
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._phase: tuple[str, float | None, float] | None = ("starting", None, self._began)
@@ -91,7 +91,7 @@ class DaemonService:
         self._errors: Counter[str] = Counter()
         self._rejected = [0, -REJECTED_LOG_S]
         self._finished = threading.Event()
-        self.exit_code = EXIT_ASKED
+        self.exit_code = process_exits.ASKED
         self.exit_reason = "asked"
         self.failure: BaseException | None = None
         self._lanes = {
@@ -162,7 +162,9 @@ class DaemonService:
     def _run(self, job: Job) -> tuple[Any, list[WireTensor]]:
         method: Callable[..., tuple[Any, list[WireTensor]]] = getattr(self._engine, job.command.name)
         try:
-            return method(job.body, job.tensors, job.check)
+            with self._engine_turn:
+                job.check()
+                return method(job.body, job.tensors, job.check)
         except DaemonError as error:
             if error.code == "device-lost":
                 self._device_lost(error)
@@ -171,7 +173,7 @@ class DaemonService:
     def _device_lost(self, error: DaemonError) -> None:
         _log.critical("the device is lost: %s", error.message, extra={"code": error.code})
         self._is_stopping = True
-        self.exit_code, self.exit_reason = EXIT_DEVICE_LOST, error.message
+        self.exit_code, self.exit_reason = process_exits.DEVICE_LOST, error.message
         for lane in self._lanes.values():
             for job in lane.queue.clear():
                 job.finish(job, DaemonError("device-lost", error.message, error.hint))
