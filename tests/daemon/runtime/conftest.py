@@ -1,0 +1,89 @@
+"""Real model files in the real formats with seeded weights, and an engine that has loaded them."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from luna_daemon.engine_seam import EngineOptions
+from luna_engine.weights.demo import text_encoders, vaes
+from luna_engine.weights.demo.models import MODELS
+from luna_engine.weights.demo.parts import under
+from luna_engine.weights.demo.writing import write
+
+if TYPE_CHECKING:
+    from luna_daemon.runtime.engine import Engine
+
+EMBEDDING_VECTORS = 2
+
+
+@pytest.fixture(scope="session")
+def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder: a checkpoint without UNet, CLIP-L and VAE alone with the same weights, embeddings, a LoRA."""
+    import torch
+    from safetensors.torch import save_file
+
+    root = tmp_path_factory.mktemp("models")
+    clip, vae = list(text_encoders.clip_l()), list(vaes.vae(4, with_quant_convs=True))
+    prefixed = chain(under("cond_stage_model.transformer.", clip), under("first_stage_model.", vae))
+    write(root / "checkpoints/parts.safetensors", "parts", list(prefixed), {}, _silent)
+    _extract(root / "checkpoints/parts.safetensors", "cond_stage_model.transformer.", root / "clip/l.safetensors")
+    _extract(root / "checkpoints/parts.safetensors", "first_stage_model.", root / "vae/vae.safetensors")
+    (root / "embeddings/sub").mkdir(parents=True)
+    generator = torch.Generator().manual_seed(1)
+    vectors = torch.randn(EMBEDDING_VECTORS, 768, generator=generator) * 0.02
+    save_file({"emb_params": vectors}, root / "embeddings/luna_two.safetensors")
+    wide = torch.randn(3, 1024, generator=generator) * 0.02
+    save_file({"emb_params": wide}, root / "embeddings/sub/luna_wide.safetensors")
+    lora = MODELS["lora_sd15"]
+    write(root / "loras/lora.safetensors", "lora", list(lora.build()), dict(lora.metadata), _silent)
+    return root
+
+
+def _silent(_done: int, _total: int) -> None:
+    """Report nothing."""
+
+
+def _extract(source: Path, prefix: str, destination: Path) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with safe_open(source, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+        save_file({name.removeprefix(prefix): file.get_tensor(name) for name in names}, destination)
+
+
+@pytest.fixture(scope="session")
+def roots(model_root: Path) -> dict[str, Path]:
+    """The model roots by name."""
+    return {folder.name: folder for folder in sorted(model_root.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def engine(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """An engine on the CPU that has loaded the checkpoint."""
+    from luna_daemon.runtime.engine import Engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNA_HOME", str(tmp_path_factory.mktemp("engine-home")))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        made = Engine(EngineOptions(device="cpu", preload=("checkpoints/parts.safetensors",), roots=roots, threads=2))
+        made.start(lambda phase, done: None)
+    return made
+
+
+@pytest.fixture(scope="session")
+def demo_sd15(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole demo SD1.5 checkpoint, which ComfyUI recognises; LUNA_DEMO_MODELS saves writing it."""
+    given = os.environ.get("LUNA_DEMO_MODELS")
+    model = MODELS["sd15"]
+    if given and (Path(given) / model.path).is_file():
+        return Path(given) / model.path
+    path = tmp_path_factory.mktemp("demo") / "demo-sd15.safetensors"
+    write(path, model.name, list(model.build()), dict(model.metadata), _silent)
+    return path
