@@ -46,7 +46,7 @@ def _by_widths(keys: Keys, context: int, pooled: int, width: int, inputs: int) -
     if context == 1280 and width == 384:
         return certain("").of("sdxl-refiner", "384 wide")
     if context == 768 and not pooled:
-        return likely("", ("SD 1.4", "SD 1.5", "a fine-tune")).of("sd15", "context 768")
+        return certain("", possible=("SD 1.4", "SD 1.5", "a fine-tune")).of("sd15", "context 768")
     if context == 1024:
         return _sd2(keys, pooled, inputs)
     return Verdict("unet", f"context {context}", certain("").confidence)
@@ -56,7 +56,7 @@ def _sdxl(keys: Keys) -> Verdict:
     depths = unet_depths(keys)
     note = f"attention depths {list(depths)}"
     line = ("SDXL base", "Pony", "Illustrious", "NoobAI", "a fine-tune")
-    return likely(_SDXL_DEPTHS.get(depths, "unusual depth"), line, note).of("sdxl", "label_emb.0.0.weight")
+    return certain(_SDXL_DEPTHS.get(depths, "unusual depth"), note, possible=line).of("sdxl", "label_emb.0.0.weight")
 
 
 def _sd2(keys: Keys, pooled: int, inputs: int) -> Verdict:

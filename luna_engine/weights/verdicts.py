@@ -27,18 +27,18 @@ class Verdict:
 
     def of(self, family: str, key: str) -> Verdict:
         """Return this verdict for a family that ``key`` decided."""
-        return dataclasses.replace(self, family=family, evidence=(key, *self.evidence))
+        return dataclasses.replace(self, family=family, evidence=tuple(dict.fromkeys((key, *self.evidence))))
 
     def behind(self, family: str, key: str) -> Verdict:
         """Return this verdict with the table row's family, unless a closer look named another."""
         if self.family:
-            return dataclasses.replace(self, evidence=(key, *self.evidence))
+            return dataclasses.replace(self, evidence=tuple(dict.fromkeys((key, *self.evidence))))
         return self.of(family, key)
 
 
-def certain(variant: str, *evidence: str) -> Verdict:
-    """Return a verdict whose keys leave one answer."""
-    return Verdict("", variant, Confidence.CERTAIN, evidence)
+def certain(variant: str, *evidence: str, possible: tuple[str, ...] = ()) -> Verdict:
+    """Return a verdict whose keys leave one answer; ``possible`` are lines of models that share it."""
+    return Verdict("", variant, Confidence.CERTAIN, evidence, possible)
 
 
 def likely(variant: str, possible: tuple[str, ...], *evidence: str) -> Verdict:
