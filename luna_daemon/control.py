@@ -147,9 +147,12 @@ def stop(name: str, *, force: bool = False, timeout_s: float = 3 * LADDER_S, kil
         DaemonError: ``daemon-timeout`` if the process is still there.
     """
     found = _live(records.check_name(name))
-    if found is None:
-        return False
     world = RealWorld((), None)
+    if found is None:
+        memory = records.read_json(records.DaemonPlaces(name).memory) or {}
+        if memory.get("state") == "backoff":
+            world.note_stay_down(name)  # whoever supervises it reads that before starting it again
+        return memory.get("state") == "backoff"
     daemon = Supervised(name, DaemonInstance(), world, SystemClock(), lambda *_: None)
     deadline = time.monotonic() + timeout_s
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from luna_daemon import identity as records
 from luna_daemon import launch
@@ -28,6 +28,7 @@ PING_WHILE_STARTING_S = 0.2
 MISSES_MAX = 3
 START_LIMIT_S = 30.0
 LADDER_S = 10.0
+_DOWN = frozenset({"stopped", "crashed", "backoff", "failed"})
 _STAGES = ("drain", "terminate", "kill")
 
 
@@ -90,6 +91,10 @@ class World(Protocol):
         """Write down that the process about to be killed is killed on purpose."""
         ...
 
+    def note_stay_down(self, name: str) -> None:
+        """Write down that a daemon that is down shall not be started again."""
+        ...
+
     def forget(self, name: str) -> None:
         """Close what is kept for a daemon."""
         ...
@@ -145,6 +150,11 @@ class RealWorld:
         record = ExitRecord(process.pid, generation, time.time(), None, "killed as asked", asked=True)
         records.write_record(DaemonPlaces(name).exit, record)
 
+    def note_stay_down(self, name: str) -> None:
+        """Write down that a daemon that is down shall not be started again."""
+        record = ExitRecord(0, None, time.time(), None, "stopped by you", asked=True)
+        records.write_record(DaemonPlaces(name).exit, record)
+
     def forget(self, name: str) -> None:
         """Close what is kept for a daemon."""
         self._probe.forget(name)
@@ -197,7 +207,10 @@ class Supervised:
         self._stage_until = 0.0
         self._is_killing = False
         self._starts_again = False
-        self.restarts_total, self.last_exit = _remembered(name)
+        self._is_holder = False
+        self._ended_at = 0.0
+        memory = records.read_json(DaemonPlaces(name).memory) or {}
+        self.restarts_total, self.last_exit = _remembered(memory)
 
     # what people ask for
 
@@ -220,6 +233,7 @@ class Supervised:
         self._starts_again = False
         if self._process is None and not self._adopt():
             self._backoff_until = None
+            self._world.note_stay_down(self.name)
             self._enter(DaemonState.STOPPED, "stopped by you")
         elif self._stage is None:
             self._begin_stage(0, is_forced=is_forced)
@@ -241,29 +255,56 @@ class Supervised:
     # the loop
 
     def step(self, *, may_restart: bool) -> None:
-        """Look once and do what is due."""
+        """Look once and do what is due.
+
+        Args:
+            may_restart: this is the supervisor, not a viewer.
+        """
+        self._is_holder = may_restart
         if self._process is None:
-            self._step_down(may_restart=may_restart)
+            self._step_down()
             return
         ended = self._process.ended()
         if ended is not None:
-            self._after_end(ended, may_restart=may_restart)
+            self._after_end(ended)
             return
         if self._stage is not None and self._clock.monotonic() >= self._stage_until:
             self._begin_stage(self._stage + 1)
         if self._clock.monotonic() >= self._next_ping:
             self._look()
 
-    def _step_down(self, *, may_restart: bool) -> None:
+    def _step_down(self) -> None:
         if self._adopt():
             return
-        due = self._backoff_until is not None and self._clock.monotonic() >= self._backoff_until
-        if due and may_restart:
+        if not self._is_holder:
+            self._read_on()
+            return
+        if self._backoff_until is None:
+            return
+        record = self._world.exit_record(self.name)
+        if record is not None and record.asked and record.at > self._ended_at:
+            self._backoff_until = None
+            self._enter(DaemonState.STOPPED, record.reason)
+        elif self._clock.monotonic() >= self._backoff_until:
             self._backoff_until = None
             self.restarts_total += 1
-            self._remember()
             self._tell("info", "restarting", f"{self.name} is started again, restart {self.restarts_total}")
             self._launch()
+
+    def _read_on(self) -> None:
+        """Take over what the supervisor wrote about a daemon that is down; a viewer sees only running ones itself."""
+        memory = records.read_json(DaemonPlaces(self.name).memory) or {}
+        state, reason, until = (memory.get(key) for key in ("state", "reason", "backoff_until"))
+        if state not in _DOWN:
+            return
+        self.restarts_total, self.last_exit = _remembered(memory)
+        wait_s = until - self._clock.time() if isinstance(until, float) else -60.0
+        is_waiting = state == "backoff" and wait_s > -5.0
+        if state == "backoff" and not is_waiting:
+            state, reason = "crashed", f"{reason}; nobody supervises"
+        self._enter(DaemonState(state), reason if isinstance(reason, str) else None)
+        if is_waiting:
+            self._backoff_until = self._clock.monotonic() + wait_s
 
     def _adopt(self) -> bool:
         found = self._world.identity(self.name)
@@ -370,7 +411,7 @@ class Supervised:
             self._stage_until = self._clock.monotonic() + LADDER_S
             self._enter(DaemonState.STOPPING, None)
 
-    def _after_end(self, ended: Ended, *, may_restart: bool) -> None:
+    def _after_end(self, ended: Ended) -> None:
         process, self._process = self._process, None
         record = self._record_of(process)
         self._world.forget(self.name)
@@ -379,14 +420,14 @@ class Supervised:
             process.close()
         if ended.code is None and ended.signal is None and record is not None:
             ended = Ended(code=record.code)
-        self._conclude(ended, record, may_restart=may_restart)
+        self._conclude(ended, record)
 
     def _record_of(self, process: Process | None) -> ExitRecord | None:
         record = self._world.exit_record(self.name)
         is_its = record is not None and process is not None and record.pid == process.pid
         return record if is_its else None
 
-    def _conclude(self, ended: Ended, record: ExitRecord | None, *, may_restart: bool) -> None:
+    def _conclude(self, ended: Ended, record: ExitRecord | None) -> None:
         was_asked = self._stage is not None or ended.code == ASKED or (record is not None and record.asked)
         has_grown = self._has_grown()
         reason = None if record is None else record.reason
@@ -406,7 +447,7 @@ class Supervised:
             self._enter(state, decision.reason)
         else:
             self._backoff_until = self._clock.monotonic() + decision.wait_s
-            self._enter(DaemonState.BACKOFF if may_restart else DaemonState.CRASHED, decision.reason)
+            self._enter(DaemonState.BACKOFF if self._is_holder else DaemonState.CRASHED, decision.reason)
 
     def _after_asked(self, record: ExitRecord | None) -> None:
         if self._starts_again:
@@ -427,19 +468,28 @@ class Supervised:
         if peak is None and self._status is not None:
             peak = self._status.peak_rss_bytes
         tail = launch.log_tail(self.name)
-        self.last_exit = LastExit(self._clock.time(), ended.code, ended.signal, words, peak, None, tail)
-        self._remember()
+        self._ended_at = self._clock.time()
+        self.last_exit = LastExit(self._ended_at, ended.code, ended.signal, words, peak, None, tail)
 
     def _remember(self) -> None:
-        exit_ = None if self.last_exit is None else dataclasses.asdict(self.last_exit)
-        records.write_record(
-            DaemonPlaces(self.name).memory, {"restarts_total": self.restarts_total, "last_exit": exit_}
-        )
+        """Write what viewers and the next supervisor want to know."""
+        left = None if self._backoff_until is None else self._backoff_until - self._clock.monotonic()
+        record = {
+            "restarts_total": self.restarts_total,
+            "last_exit": None if self.last_exit is None else dataclasses.asdict(self.last_exit),
+            "state": self._state.value,
+            "reason": self._reason,
+            "backoff_until": None if left is None else self._clock.time() + left,
+        }
+        records.write_record(DaemonPlaces(self.name).memory, record)
 
     def _enter(self, state: DaemonState, reason: str | None) -> None:
-        if state is not self._state:
+        is_new = state is not self._state
+        if is_new:
             self._since = self._clock.time()
         self._state, self._reason = state, reason
+        if is_new and self._is_holder:
+            self._remember()
 
     def close(self) -> None:
         """Stop watching; the daemon lives on."""
@@ -487,9 +537,8 @@ class Supervised:
         return StopStage(_STAGES[self._stage], max(0.0, self._stage_until - now))
 
 
-def _remembered(name: str) -> tuple[int, LastExit | None]:
-    data = records.read_json(DaemonPlaces(name).memory) or {}
-    total, exit_ = data.get("restarts_total"), data.get("last_exit")
+def _remembered(memory: dict[str, Any]) -> tuple[int, LastExit | None]:
+    total, exit_ = memory.get("restarts_total"), memory.get("last_exit")
     count = total if isinstance(total, int) else 0
     if not isinstance(exit_, dict):
         return count, None
