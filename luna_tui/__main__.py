@@ -60,11 +60,12 @@ def _run(options: argparse.Namespace, loaded: Settings) -> int:
     from luna_tui.app import LunaApp
     from luna_tui.backend.local import LocalBackend
 
-    backend = LocalBackend(loaded)
+    readonly = options.readonly or loaded.ui.readonly or os.environ.get("LUNA_READONLY", "") not in {"", "0"}
+    backend = LocalBackend(loaded, readonly=readonly)
     app = LunaApp(
         backend,
         start=options.screen,
-        readonly=options.readonly or loaded.ui.readonly or os.environ.get("LUNA_READONLY", "") not in {"", "0"},
+        readonly=readonly,
         plain=options.ascii or loaded.ui.ascii or not _is_utf8(),
         theme=options.theme or loaded.ui.theme,
         keys=loaded.keys,

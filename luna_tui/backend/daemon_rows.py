@@ -1,21 +1,19 @@
-"""From the supervisor's records to the screen's rows, and from two moments to the events between them."""
+"""From the supervisor's records to the screen's rows."""
 
 from __future__ import annotations
 
-import time
+import re
 from typing import TYPE_CHECKING
 
-from luna_tui.views import DaemonRow, EventRow, ExitView, SetView
+from luna_tui.views import DaemonRow, ExitView, SetView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from luna_daemon.status_messages import DaemonStatus
+    from luna_daemon.status_messages import DaemonStatus, SetStatus
     from luna_daemon.views import DaemonView, LastExit
 
-_LEVELS = {"crashed": "error", "failed": "error", "backoff": "warning", "unresponsive": "warning", "orphan": "warning"}
-# States that come and go with each request or start; the log tells them.
-_QUIET = frozenset({"busy", "loading", "stopping"})
+# Connections of Luna itself; nobody else is hurt when they end.
+_OWN = frozenset({"luna-supervisor", "luna-tui"})
+_CONTENT = re.compile(r"[0-9a-f]{16}")
 
 
 def row_of(view: DaemonView, now: float) -> DaemonRow:
@@ -68,17 +66,22 @@ def _backend(status: DaemonStatus | None) -> str | None:
 
 def _clients(status: DaemonStatus | None) -> tuple[str, ...]:
     clients = status.clients if status is not None else ()
-    return tuple(f"{client.name} {client.transport}" for client in clients if not client.name.startswith("luna-tui"))
+    return tuple(f"{client.name} {client.transport}" for client in clients if client.name not in _OWN)
 
 
 def _sets(status: DaemonStatus | None) -> tuple[SetView, ...]:
     return tuple(
         SetView(
-            entry.set, entry.family, tuple(part.role for part in entry.parts), entry.bytes, entry.precision, entry.place,
-            entry.pinned,
+            _name(entry), entry.family, tuple(part.role for part in entry.parts),
+            entry.bytes, entry.precision, entry.place, entry.pinned,
         )
         for entry in (status.sets if status is not None else ())
     )  # fmt: skip
+
+
+def _name(entry: SetStatus) -> str:
+    """Return what a person calls a set: its name, or its family where the id is a hash of its content."""
+    return entry.family if _CONTENT.fullmatch(entry.set) and entry.family else entry.set
 
 
 def _exit(last: LastExit | None) -> ExitView | None:
@@ -87,27 +90,3 @@ def _exit(last: LastExit | None) -> ExitView | None:
     return ExitView(
         last.at, last.code, last.signal, last.reason, last.peak_ram_bytes, last.peak_vram_bytes, last.log_tail
     )
-
-
-def changes(before: Iterable[DaemonRow], after: Iterable[DaemonRow]) -> list[EventRow]:
-    """Return what is worth an event between two moments."""
-    known = {row.name: row for row in before}
-    found = []
-    for row in after:
-        old = known.get(row.name)
-        if old is None or (old.state == row.state and old.restarts_total == row.restarts_total):
-            continue
-        if row.restarts_total > old.restarts_total and old.state not in {"backoff", "crashed"}:
-            found.append(_event(row, "error", "daemon-crashed", _last_words(row)))
-        if row.state != old.state and row.state not in _QUIET and not (old.state == "busy" and row.state == "ready"):
-            message = row.reason or f"{row.name} is {row.state}"
-            found.append(_event(row, _LEVELS.get(row.state, "info"), f"daemon-{row.state}", message))
-    return found
-
-
-def _last_words(row: DaemonRow) -> str:
-    return row.last_exit.reason if row.last_exit is not None else "the process ended"
-
-
-def _event(row: DaemonRow, level: str, code: str, message: str) -> EventRow:
-    return EventRow("", time.time(), level, row.name, code, message)

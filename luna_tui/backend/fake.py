@@ -23,6 +23,8 @@ from luna_tui.views import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from luna_engine.errors import LunaError
 
 SCENES = ("normal", "empty", "error", "no-gpu")
@@ -132,12 +134,13 @@ class FakeEvents:
     def __init__(self, scene: str) -> None:
         self._scene = scene
         self.recorded: list[EventRow] = []
+        self.logs: tuple[tuple[str, str], ...] = ()
         self._unread = 2 if scene == "normal" else 0
 
     def snapshot(self) -> EventsView:
         """Return recorded events, what this session did first."""
         view = scenes.events(self._scene)
-        return dataclasses.replace(view, events=(*reversed(self.recorded), *view.events))
+        return dataclasses.replace(view, events=(*reversed(self.recorded), *view.events), logs=self.logs)
 
     def record(self, event: EventRow) -> None:
         """Keep an event."""
@@ -184,15 +187,20 @@ class FakeBackend:
     Args:
         scene: one of `SCENES`.
         weights, wildcards: ports to use for screens 3 and 4.
+        logs: a folder that gets the recorded logs; none are shown without it.
     """
 
-    def __init__(self, scene: str = "normal", *, weights: Any = None, wildcards: Any = None) -> None:
+    def __init__(
+        self, scene: str = "normal", *, weights: Any = None, wildcards: Any = None, logs: Path | None = None
+    ) -> None:
         self.calls: list[tuple[str, ...]] = []
         base = "empty" if scene == "error" else scene
         self.daemons: Any = FakeDaemons(base, self.calls)
         self.gpus: Any = FakeGpus(base, self.calls)
         self.events: Any = FakeEvents(base)
         self.links: Any = FakeLinks(base)
+        if logs is not None:
+            self._add_logs(scenes.write_logs(logs))
         if scene == "error":
             self.daemons = _Failing(self.daemons, scenes.SETTINGS_BROKEN)
             self.gpus = _Failing(self.gpus, scenes.GPU_BROKEN)
@@ -200,6 +208,11 @@ class FakeBackend:
             self.events = _Failing(self.events, scenes.EVENTS_BROKEN)
         self.weights = weights
         self.wildcards = wildcards
+
+    def _add_logs(self, logs: dict[str, str]) -> None:
+        for name, path in logs.items():
+            self.daemons._set(name, log_path=path)  # noqa: SLF001 - the recorded daemons are this module's own
+        self.events.logs = tuple(logs.items())
 
     def role(self) -> str:
         """Return the recorded role."""

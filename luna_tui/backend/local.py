@@ -27,7 +27,7 @@ class LocalBackend:
         self.settings = settings
         self.readonly = readonly
         self.events = EventLog()
-        self.daemons = LocalDaemons(settings, self.events.record, readonly=readonly)
+        self.daemons = LocalDaemons(self.events.record, lambda: self.gpus.snapshot(), readonly=readonly)
 
     @functools.cached_property
     def gpus(self) -> LocalGpus:

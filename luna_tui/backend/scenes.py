@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 from luna_engine.errors import InputFileError, LunaError, SettingsError
 from luna_tui.views import (
     DaemonRow,
@@ -20,6 +23,33 @@ from luna_tui.views import (
     SetView,
 )
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Lines of the recorded logs: seconds before NOW, level, text.
+_LOGS = {
+    "clip": (
+        (8047.0, "info", "start clip 2.0.0 on cuda:1 NVIDIA GeForce RTX 3090, port 19283"),
+        (8046.2, "info", "loading set sdxl: l 235 MiB, g 1.3 GiB bf16"),
+        (8044.1, "info", "loading set flux: l shared, t5xxl 3.3 GiB bf16"),
+        (8042.9, "info", "ready after 4.1 s"),
+        (312.4, "info", "comfy:8188 connected, shm"),
+        (311.8, "info", "encode_tokens sdxl 2 rows 41 ms comfy:8188"),
+        (96.2, "warning", "lora detail_v2: 0 of 264 keys match g"),
+        (95.9, "info", "encode_tokens sdxl 2 rows 38 ms comfy:8188"),
+        (41.0, "info", "comfy:8189 connected, inline"),
+        (40.2, "info", "encode_tokens flux 1 row 96 ms comfy:8189"),
+        (12.7, "info", "encode_tokens sdxl 2 rows 40 ms comfy:8188"),
+        (3.1, "info", "results hit 0.2 ms comfy:8188"),
+    ),
+    "vae": (
+        (64.0, "info", "decode 1x4x128x128 in one piece, 812 ms"),
+        (11.0, "info", "decode 4x4x128x128 tiled 64/16"),
+        (9.8, "error", "CUDA out of memory: 1.5 GiB asked, 0.9 free"),
+        (9.7, "warning", "halving the batch, then tiles"),
+    ),
+}
+
 NOW = 1_763_966_200.0  # 2025-11-24 06:36:40 UTC
 GIB = 1024**3
 MIB = 1024**2
@@ -31,6 +61,18 @@ SETTINGS_BROKEN = SettingsError(
 GPU_BROKEN = LunaError("nvml-gpu-lost", "the card fell off the bus", "reboot needed")
 ROOT_GONE = InputFileError("root-missing", "/models/loras does not exist", "create it, or correct LUNA_MODELS")
 EVENTS_BROKEN = LunaError("events-unreadable", "the event file cannot be read: permission denied", "check its mode")
+
+
+def write_logs(folder: Path) -> dict[str, str]:
+    """Write the recorded logs as the daemons would; return their paths by name."""
+    written = {}
+    for name, lines in _LOGS.items():
+        file = folder / f"{name}.log"
+        records = ({"at": NOW - ago, "level": level, "message": text} for ago, level, text in lines)
+        file.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
+        written[name] = str(file)
+    return written
+
 
 _CRASH = ExitView(
     NOW - 9, None, 9, "ended by signal 9 while memory rose: probably the system, RAM short", 9_800 * MIB, 3_480 * MIB,

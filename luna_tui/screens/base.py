@@ -165,6 +165,10 @@ class LunaScreen(Screen[None]):
         if message.failure is None:
             self._good_at = time.time()
             self.show(message.snapshot)
+        elif self._good_at is None:
+            for table in self.query(ListTable):
+                table.empty = "nothing could be read yet"
+                table.refresh()
         self.query_one(ErrorBar).show(message.failure, self._good_at)
         self.set_class(message.failure is not None, "-stale")
         self.refresh_bindings()

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _TYPES = (("full: text encoders and VAE", "full"), ("clip: text encoders", "clip"), ("vae: VAE", "vae"))
 _PRECISIONS = tuple((name, name) for name in ("auto", "fp16", "bf16", "fp32"))
 _NONE = "none"
+_READING = "reading"
 _CHECK_AFTER_S = 0.25
 # field -> label; a problem names one of these
 _LABELS = {
@@ -91,7 +92,7 @@ class DaemonForm(ModalScreen[str | None]):
             yield from self._row("service_type", _select("service_type", _TYPES, "full"))
             yield from self._row("device", _select("device", (("cpu", "cpu"),), "cpu"))
             yield from self._row("port", Input(id="port", type="integer", max_length=5, compact=True))
-            yield from self._row("model", _select("model", (("reading the model folders …", _NONE),), _NONE))
+            yield from self._row("model", _select("model", (("reading the model folders …", _READING),), _READING))
             yield from self._row("precision", _select("precision", _PRECISIONS, "auto"))
             with Horizontal(classes="boxes"):
                 yield Checkbox("load at start", value=True, id="preload", compact=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.containers import Horizontal, VerticalScroll
-from textual.content import Content
-from textual.widgets import Static
 
 from luna_tui.glyphs import Tone
-from luna_tui.plain import content
 from luna_tui.screens.base import LunaScreen
 from luna_tui.widgets.chrome import Pane
+from luna_tui.widgets.facts import Facts
 from luna_tui.widgets.log_pane import LogPane
 from luna_tui.widgets.table import Cell, Column, ListTable, Row
 from luna_tui.wording import clock, count
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from luna_tui.glyphs import Glyphs
     from luna_tui.views import EventRow, EventsView
+    from luna_tui.widgets.facts import Fact
 
 EMPTY = (
     "Nothing happened yet.\n\n"
@@ -73,7 +72,7 @@ class EventsScreen(LunaScreen):
         with Pane(id="events"):
             yield ListTable(columns, id="event-list", empty="reading …")
         with Horizontal(id="lower"):
-            yield Pane(VerticalScroll(Static(id="event-text")), id="detail", classes="side")
+            yield Pane(VerticalScroll(Facts()), id="detail", classes="side")
             yield LogPane(id="log", classes="side")
 
     def load(self) -> EventsView:
@@ -114,7 +113,7 @@ class EventsScreen(LunaScreen):
     def _show_current(self) -> None:
         event = self.current
         self.query_one("#detail", Pane).set_title(event.code if event else "event")
-        self.query_one("#event-text", Static).update(_detail(event) if event else "")
+        self.query_one(Facts).show(facts_of(event) if event else ())
         logs = dict(self.view.logs) if self.view else {}
         name = event.source if event and event.source in logs else next(iter(logs), "")
         self.query_one("#log", LogPane).watch(name, logs.get(name))
@@ -139,18 +138,15 @@ class EventsScreen(LunaScreen):
         return (event.command or event.message) if event else ""
 
 
-def _detail(event: EventRow) -> Content:
+def facts_of(event: EventRow) -> list[Fact]:
+    """Return label, value and style of what is known of one event."""
     style = {"error": "b $text-error", "warning": "b $text-warning"}.get(event.level, "b")
-    lines = [content(event.message, style)]
+    facts: list[Fact] = [("what", event.message, style)]
     if event.hint:
-        lines.append(Content.assemble(("hint     ", "$foreground-muted"), content(event.hint)))
+        facts.append(("hint", event.hint, ""))
     if event.command:
-        lines.append(Content.assemble(("command  ", "$foreground-muted"), content(event.command, "$accent")))
-    lines.append(
-        Content.assemble(
-            ("when     ", "$foreground-muted"), clock(event.at), f"  ·  {event.level}, ", content(event.source)
-        )
-    )
+        facts.append(("command", event.command, "$accent"))
+    facts.append(("when", f"{clock(event.at)}  ·  {event.level}, {event.source}", ""))
     if event.count > 1:
-        lines.append(Content.assemble(("repeated ", "$foreground-muted"), f"{event.count} times"))
-    return Content("\n").join(lines)
+        facts.append(("repeated", f"{event.count} times", ""))
+    return facts

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.containers import VerticalScroll
-from textual.content import Content
-from textual.widgets import Static
 
 from luna_tui.glyphs import Tone
-from luna_tui.plain import content
 from luna_tui.screens.base import LunaScreen
 from luna_tui.widgets.chrome import Pane
+from luna_tui.widgets.facts import Facts
 from luna_tui.widgets.table import Cell, Column, ListTable, Row
 from luna_tui.wording import UNKNOWN, count, size
 
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
     from luna_tui.views import LinkRow, LinksView
+    from luna_tui.widgets.facts import Fact
 
 NO_ROOTS = (
     "No model folder is set.\n\n"
@@ -78,7 +77,7 @@ class LinksScreen(LunaScreen):
         )
         with Pane(id="loras"):
             yield ListTable(columns, id="link-list", empty="reading headers …")
-        yield Pane(VerticalScroll(Static(id="link-text")), id="detail", classes="side")
+        yield Pane(VerticalScroll(Facts()), id="detail", classes="side")
 
     def load(self) -> LinksView:
         """Read headers."""
@@ -112,21 +111,20 @@ class LinksScreen(LunaScreen):
     def _show_current(self) -> None:
         row = self.current
         self.query_one("#detail", Pane).set_title(row.name if row else "file")
-        self.query_one("#link-text", Static).update(_detail(row) if row else "")
+        self.query_one(Facts).show(facts_of(row) if row else ())
 
 
-def _detail(row: LinkRow) -> Content:
-    facts = [
-        ("file", row.path),
-        ("kind", f"{row.kind}, {size(row.bytes)}"),
-        ("base", f"{row.base or UNKNOWN}" + (f" ({row.evidence})" if row.evidence else "")),
-        ("rank", UNKNOWN if row.rank is None else str(row.rank)),
-        ("parts", " ".join(row.encoders) or UNKNOWN),
-        ("triggers", ", ".join(row.triggers) or UNKNOWN),
+def facts_of(row: LinkRow) -> list[Fact]:
+    """Return label, value and style of what is known of one file."""
+    facts: list[Fact] = [
+        ("file", row.path, ""),
+        ("kind", f"{row.kind}, {size(row.bytes)}", ""),
+        ("base", f"{row.base or UNKNOWN}" + (f" (by its {row.evidence})" if row.evidence else ""), ""),
+        ("rank", UNKNOWN if row.rank is None else str(row.rank), ""),
+        ("parts", " ".join(row.encoders) or UNKNOWN, ""),
+        ("triggers", ", ".join(row.triggers) or UNKNOWN, ""),
     ]
-    lines = [Content.assemble((f"{label:<10}", "$foreground-muted"), content(value)) for label, value in facts]
     if row.problem is not None:
-        lines.append(content(f"{row.problem.code}: {row.problem.message}", "b $text-error"))
-        if row.problem.hint:
-            lines.append(content(f"→ {row.problem.hint}", "$foreground-muted"))
-    return Content("\n").join(lines)
+        facts.append(("error", f"{row.problem.code}: {row.problem.message}", "b $text-error"))
+        facts.append(("hint", row.problem.hint or UNKNOWN, ""))
+    return facts

@@ -10,8 +10,9 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Static
 
 from luna_tui.screens.base import LunaScreen
-from luna_tui.screens.overview_text import columns, detail, row_of, strip
+from luna_tui.screens.overview_text import columns, facts_of, row_of, strip
 from luna_tui.widgets.chrome import Pane
+from luna_tui.widgets.facts import Facts
 from luna_tui.widgets.log_pane import LogPane
 from luna_tui.widgets.table import ListTable
 
@@ -58,8 +59,7 @@ class OverviewScreen(LunaScreen):
         with Pane(id="daemons"):
             yield ListTable(columns(), id="daemon-list", empty="reading …")
         with Horizontal(id="lower"):
-            with Pane(VerticalScroll(Static(id="detail-text"), id="detail-scroll"), id="detail", classes="side"):
-                pass
+            yield Pane(VerticalScroll(Facts(), id="detail-scroll"), id="detail", classes="side")
             yield LogPane(id="log", classes="side")
         yield Static(id="strip")
 
@@ -75,13 +75,10 @@ class OverviewScreen(LunaScreen):
         table = self.query_one("#daemon-list", ListTable)
         table.empty = EMPTY
         glyphs = self.luna.glyphs
-        table.set_rows([row_of(daemon, glyphs, self._width_class()) for daemon in snapshot.daemons.daemons])
+        table.set_rows([row_of(daemon, glyphs) for daemon in snapshot.daemons.daemons])
         self.query_one("#strip", Static).update(strip(snapshot.gpus, glyphs))
         self._summarise(snapshot.daemons)
         self._show_current()
-
-    def _width_class(self) -> str:
-        return "narrow" if self.has_class("-narrow") else "normal"
 
     def _summarise(self, view: DaemonsView) -> None:
         up = sum(daemon.state in {"ready", "busy"} for daemon in view.daemons)
@@ -110,7 +107,7 @@ class OverviewScreen(LunaScreen):
         daemon = self.current
         pane = self.query_one("#detail", Pane)
         pane.set_title(daemon.name if daemon else "daemon")
-        self.query_one("#detail-text", Static).update(detail(daemon, self.luna.glyphs) if daemon else "")
+        self.query_one(Facts).show(facts_of(daemon, self.luna.glyphs) if daemon else ())
         self.query_one("#log", LogPane).watch(daemon.name if daemon else "", daemon.log_path if daemon else None)
 
     # -- verbs -----------------------------------------------------------------------------------------------

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from luna_tui.glyphs import Tone, tone_of
-from luna_tui.plain import clean, content
+from luna_tui.plain import clean
 from luna_tui.widgets.table import Cell, Column, Row
 from luna_tui.wording import UNKNOWN, clock, duration, gib, number, size
 
 if TYPE_CHECKING:
     from luna_tui.glyphs import Glyphs
     from luna_tui.views import DaemonRow, ExitView, GpusView
+    from luna_tui.widgets.facts import Fact
 
 _STYLES = {
     Tone.GOOD: "$text-success",
@@ -29,7 +30,7 @@ _STYLES = {
 def columns() -> tuple[Column, ...]:
     """Return the columns; below 120 cells SETS, UP, PID, QUEUE, RESTARTS leave in that order."""
     return (
-        Column("name", "NAME", 10),
+        Column("name", "NAME", 9),
         Column("type", "TYPE", 4, drop=1),
         Column("state", "STATE", 15),
         Column("device", "DEVICE", 8, drop=2),
@@ -39,7 +40,7 @@ def columns() -> tuple[Column, ...]:
         Column("restarts", "RESTARTS", 8, align="right", drop=5),
         Column("memory", "MEMORY", 9, align="right"),
         Column("queue", "QUEUE", 5, align="right", drop=6),
-        Column("sets", "SETS / REASON", 20, flex=True, drop=9),
+        Column("sets", "SETS / REASON", 18, flex=True, drop=9),
     )
 
 
@@ -53,9 +54,8 @@ def state_text(daemon: DaemonRow, glyphs: Glyphs) -> str:
     return text
 
 
-def row_of(daemon: DaemonRow, glyphs: Glyphs, width: str) -> Row:
+def row_of(daemon: DaemonRow, glyphs: Glyphs) -> Row:
     """Return a daemon's row."""
-    del width
     tone = tone_of(daemon.state)
     memory = daemon.vram_bytes or daemon.rss_bytes
     why = daemon.reason or daemon.phase or ", ".join(f"{entry.name} {' '.join(entry.parts)}" for entry in daemon.sets)
@@ -80,56 +80,51 @@ def row_of(daemon: DaemonRow, glyphs: Glyphs, width: str) -> Row:
     return Row(daemon.name, cells, order)
 
 
-def _fact(label: str, value: str, style: str = "") -> Content:
-    return Content.assemble(Content.styled(f"{label:<10}", "$foreground-muted"), content(value, style))
-
-
-def detail(daemon: DaemonRow, glyphs: Glyphs) -> Content:
-    """Return what is known of one daemon."""
+def facts_of(daemon: DaemonRow, glyphs: Glyphs) -> list[Fact]:
+    """Return label, value and style of what is known of one daemon."""
     style = _STYLES[tone_of(daemon.state)]
-    lines = [_fact("state", state_text(daemon, glyphs), f"b {style}".strip())]
-    if daemon.phase and daemon.phase_fraction is not None:
-        lines.append(_fact("phase", f"{daemon.phase} {glyphs.bar(daemon.phase_fraction, 20)}"))
-    elif daemon.phase:
-        lines.append(_fact("phase", daemon.phase))
+    facts: list[Fact] = [("state", state_text(daemon, glyphs), f"b {style}".strip())]
+    if daemon.phase:
+        bar = "" if daemon.phase_fraction is None else f"  {glyphs.bar(daemon.phase_fraction, 20)}"
+        facts.append(("phase", daemon.phase + bar, ""))
     if daemon.reason:
-        lines.append(_fact("reason", daemon.reason, style))
+        facts.append(("reason", daemon.reason, style))
     address = f"{daemon.host}:{daemon.port}" if daemon.port else UNKNOWN
-    lines.append(_fact("address", f"{address}  ·  {daemon.service_type} on {daemon.device}"))
+    facts.append(("address", f"{address}  ·  {daemon.service_type} on {daemon.device}", ""))
     if daemon.pid is not None:
         adopted = "  ·  adopted" if daemon.adopted else ""
-        lines.append(_fact("process", f"{daemon.pid}  ·  up {duration(daemon.uptime_s)}{adopted}"))
-        lines.append(_fact("memory", f"RSS {size(daemon.rss_bytes)}  ·  VRAM {size(daemon.vram_bytes)}"))
+        facts.append(("process", f"{daemon.pid}  ·  up {duration(daemon.uptime_s)}{adopted}", ""))
+        facts.append(("memory", f"RSS {size(daemon.rss_bytes)}  ·  VRAM {size(daemon.vram_bytes)}", ""))
     if daemon.backend:
-        lines.append(_fact("backend", daemon.backend))
-    lines += _sets(daemon)
+        facts.append(("backend", daemon.backend, ""))
+    facts += _sets(daemon)
     if daemon.clients:
-        lines.append(_fact("clients", ", ".join(daemon.clients)))
-    lines.append(_fact("restarts", str(daemon.restarts_total), "$text-warning" if daemon.restarts_total else ""))
+        facts.append(("clients", ", ".join(daemon.clients), ""))
+    facts.append(("restarts", str(daemon.restarts_total), "$text-warning" if daemon.restarts_total else ""))
     if daemon.last_exit is not None:
-        lines += _exit(daemon.last_exit)
+        facts += _exit(daemon.last_exit)
     if not daemon.configured:
-        lines.append(_fact("settings", "not in the settings: it was started elsewhere", "$text-warning"))
-    return Content("\n").join(lines)
+        facts.append(("settings", "not in the settings: it was started elsewhere", "$text-warning"))
+    return facts
 
 
-def _sets(daemon: DaemonRow) -> list[Content]:
-    lines = []
+def _sets(daemon: DaemonRow) -> list[Fact]:
+    facts: list[Fact] = []
     for entry in daemon.sets:
-        facts = [entry.name, " ".join(entry.parts), size(entry.bytes), entry.precision or "", entry.place or ""]
+        words = [entry.name, " ".join(entry.parts), size(entry.bytes), entry.precision or "", entry.place or ""]
         if entry.pinned:
-            facts.append("pinned")
-        lines.append(_fact("set", "  ".join(fact for fact in facts if fact)))
-    return lines
+            words.append("pinned")
+        facts.append(("set", "  ".join(word for word in words if word), ""))
+    return facts
 
 
-def _exit(last: ExitView) -> list[Content]:
+def _exit(last: ExitView) -> list[Fact]:
     how = f"signal {last.signal}" if last.signal is not None else f"code {number(last.code)}"
-    lines = [_fact("last exit", f"{clock(last.at)}  {how}: {last.reason}")]
+    facts: list[Fact] = [("last exit", f"{clock(last.at)}  {how}: {last.reason}", "")]
     if last.peak_ram_bytes is not None:
-        lines.append(_fact("", f"peak RSS {size(last.peak_ram_bytes)}, VRAM {size(last.peak_vram_bytes)}"))
-    lines += [Content.styled(f"  {clean(line)}", "$foreground-muted") for line in last.lines[-4:]]
-    return lines
+        facts.append(("", f"peak RSS {size(last.peak_ram_bytes)}, VRAM {size(last.peak_vram_bytes)}", ""))
+    facts += [("", line, "$foreground-muted") for line in last.lines[-4:]]
+    return facts
 
 
 def strip(view: GpusView, glyphs: Glyphs) -> Content:

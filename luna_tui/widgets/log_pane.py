@@ -57,15 +57,6 @@ class LogPane(Pane):
         self._retitle()
         self._poll()
 
-    def load_lines(self, name: str, lines: list[LogLine]) -> None:
-        """Show recorded lines instead of a file."""
-        if name == self._name and self._tail is None and self.view.lines:
-            return
-        self._name, self._tail = name, None
-        self.view.clear()
-        self.view.append(lines)
-        self._retitle()
-
     def _poll(self) -> None:
         if self._tail is None or self._reading or not self.screen.is_current:
             return
