@@ -1,4 +1,38 @@
 """Model files: what a header says, what a conversion would write, and the conversion itself.
 
-Importing this package loads no tensor library; only the modules that compute do, and they run in a worker process.
+Importing this package loads no tensor library. `inspect` and `plan` never do; `convert` and `verify` import NumPy when
+they are called, and are meant for worker processes (`luna_engine.weights.worker`).
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luna_engine.weights.inspection import Inspection, inspect
+from luna_engine.weights.plans import ConversionOptions, ConversionPlan, plan
+from luna_engine.weights.progress import Progress
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from luna_engine.weights.conversion import ConversionReport
+    from luna_engine.weights.precisions import Precision
+
+__all__ = ["ConversionOptions", "ConversionPlan", "Inspection", "Progress", "convert", "inspect", "plan"]
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    precision: str | Precision,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    cancel: threading.Event | None = None,
+    options: ConversionOptions | None = None,
+) -> ConversionReport:
+    """Write the diffusion part of a file in another precision; see `luna_engine.weights.conversion`."""
+    from luna_engine.weights import conversion
+
+    return conversion.convert(source, destination, precision, progress, cancel=cancel, options=options)

@@ -1,0 +1,378 @@
+"""`convert`: plans, locks, streams, checks and commits one file.
+
+The final name appears only when the file is complete, synced and read back; whatever ends the work earlier leaves
+neither a part file nor a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import resource
+import shutil
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from luna_engine.errors import ConversionError, InputFileError
+from luna_engine.paths import sync_dir
+from luna_engine.weights import provenance
+from luna_engine.weights.headers import read_header
+from luna_engine.weights.kernels.casts import GREATEST_HALF
+from luna_engine.weights.locking import locked
+from luna_engine.weights.plans import ConversionOptions, ConversionPlan, plan
+from luna_engine.weights.progress import Progress
+from luna_engine.weights.streaming import (
+    Cancelled,
+    Tally,
+    TensorResult,
+    greatest_magnitude,
+    stream,
+    tree_hash,
+)
+from luna_engine.weights.tensor_classes import ErrorSum
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from luna_engine.weights.precisions import Precision
+
+_SPARE_BYTES = 64 * 1024**2
+_MOST_THREADS = 8
+_FAILED_ERROR = 0.5  # a wrong scale, order or type gives 1 and more
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """What a conversion did. ``state`` is done or reused; rates count source bytes."""
+
+    state: str
+    source: Path
+    destination: Path
+    precision: str
+    size_bytes: int
+    source_bytes: int
+    duration_s: float
+    quantised: int
+    kept: int
+    reshaped: int
+    errors: Mapping[str, Mapping[str, float]]
+    warnings: tuple[str, ...]
+    source_sha256: str
+    data_sha256: str
+    kernel: str
+    peak_rss_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-safe record."""
+        fields = dataclasses.asdict(self)
+        return {**fields, "source": str(self.source), "destination": str(self.destination)}
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    precision: str | Precision,
+    progress: Callable[[Progress], None] | None = None,
+    *,
+    cancel: threading.Event | None = None,
+    options: ConversionOptions | None = None,
+    job: str = "direct",
+    keep_free_bytes: int = 0,
+) -> ConversionReport:
+    """Write the diffusion part of ``source`` in another precision.
+
+    Args:
+        source: a checkpoint or diffusion model.
+        destination: the file to write; its folder is made.
+        precision: a label such as ``bf16`` or ``gguf_Q8_0``.
+        progress: called about four times a second, from this thread.
+        cancel: set it to stop between two chunks.
+        options: see ConversionOptions.
+        job: names the part file and the lock.
+        keep_free_bytes: room that must stay on the disk.
+
+    Raises:
+        InputFileError: the source is at fault.
+        ConversionError: ``disk-full``, ``target-exists``, ``target-readonly``, ``path-outside``, ``convert-failed``,
+            ``cancelled``.
+        LunaError: ``value-range``, ``precision-unsupported``, ``name-too-long``.
+    """
+    run = _Run(progress or (lambda _: None), cancel or threading.Event(), job, Path(destination).absolute())
+    run.report("plan")
+    found = _plan(Path(source), precision, options)
+    if found.is_at_target:
+        return run.reused(found, found.source)
+    if run.destination.exists() and run.destination.samefile(found.source):
+        raise ConversionError("path-outside", f"{run.destination} is the source itself", "choose another folder")
+    with _explained(run.destination):
+        run.destination.parent.mkdir(parents=True, exist_ok=True)
+        with locked(run.destination, job, lambda owner: run.report("wait", message=owner), run.cancel):
+            if _is_current(run.destination, found):
+                return run.reused(found, run.destination)
+            _check_space(run.destination, found.size_bytes, keep_free_bytes)
+            try:
+                return _make(run, found)
+            except Cancelled:
+                raise ConversionError("cancelled", f"{run.destination.name} was cancelled") from None
+
+
+@dataclass(slots=True)
+class _Run:
+    """One call of `convert`: who listens and where the file goes."""
+
+    listener: Callable[[Progress], None]
+    cancel: threading.Event
+    job: str
+    destination: Path
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    def report(self, phase: str, **fields: Any) -> None:
+        self.listener(
+            Progress(
+                phase=phase,
+                job=self.job,
+                at=provenance.now(),
+                destination=str(self.destination),
+                rss_bytes=psutil.Process().memory_info().rss,
+                **fields,
+            )
+        )
+
+    def reused(self, found: ConversionPlan, path: Path) -> ConversionReport:
+        known = provenance.read(read_header(path).metadata)
+        return ConversionReport(
+            "reused", found.source, path, found.precision.label, path.stat().st_size, 0, 0.0, 0, 0, 0,
+            known.errors if known else {}, (), known.source_sha256 if known else "",
+            known.data_sha256 if known else "", known.kernel if known else "", _peak_rss(),
+        )  # fmt: skip
+
+
+def _plan(source: Path, precision: str | Precision, options: ConversionOptions | None) -> ConversionPlan:
+    """Plan, and plan again if a look at the side tensors shows values that half cannot hold."""
+    found = plan(source, precision, options=options)
+    if found.precision.container != "gguf":
+        return found
+    doubtful = [
+        tensor.source
+        for tensor in found.tensors
+        if tensor.dtype == "F16" and tensor.source.dtype in {"F64", "F32", "BF16"}
+    ]
+    large = frozenset(info.name for info in doubtful if greatest_magnitude(source, info) > GREATEST_HALF)
+    return plan(source, precision, options=options, overflowing=large) if large else found
+
+
+def _is_current(destination: Path, found: ConversionPlan) -> bool:
+    """Tell whether the file is there already; raise if the name belongs to something else."""
+    if not destination.exists():
+        return False
+    try:
+        known = provenance.read(read_header(destination).metadata)
+    except InputFileError:
+        known = None
+    if known is None or (known.stamp.path, known.stamp.root_id) != (found.stamp.path, found.stamp.root_id):
+        raise ConversionError(
+            "target-exists",
+            f"{destination} exists and was not made by Luna from {found.source.name}",
+            "move it away, or name another folder with --out",
+        )
+    return known.stamp == found.stamp and known.rules == provenance.RULES and known.precision == found.precision.label
+
+
+def _check_space(destination: Path, size: int, keep_free: int) -> None:
+    free = shutil.disk_usage(destination.parent).free
+    needed = size + _SPARE_BYTES + keep_free
+    if free < needed:
+        raise ConversionError(
+            "disk-full",
+            f"{destination.parent} has {free:,} bytes free, {needed:,} are needed",
+            "free some space, or name another folder with --out",
+        )
+
+
+def _make(run: _Run, found: ConversionPlan) -> ConversionReport:
+    part = run.destination.with_name(f"{run.destination.name}.{run.job}.part")
+    # We hold the lock: parts of this name belong to makers that died.
+    for old in run.destination.parent.glob(f"{_escaped(run.destination.name)}.*.part"):
+        old.unlink(missing_ok=True)
+    try:
+        return _fill_and_commit(run, found, part)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{char}]" if char in "*?[" else char for char in name)
+
+
+def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> ConversionReport:
+    layout = found.layout()
+    with part.open("xb") as file:
+        _reserve(file.fileno(), layout.size_bytes)
+        file.write(layout.header)
+    before = _stamps(found.source)
+    if before[2:] != (found.stamp.size_bytes, found.stamp.mtime_ns):
+        raise _changed(found.source)
+    begun = time.monotonic()
+    run.report("convert", index=0, count=len(found.tensors), done_bytes=0, total_bytes=found.source_bytes)
+    results = stream(
+        found.source,
+        part,
+        list(zip(found.tensors, layout.slots, strict=True)),
+        min(os.cpu_count() or 1, _MOST_THREADS),
+        run.cancel,
+        lambda tally: _report_tally(run, found, tally, begun),
+    )
+    run.report("check", index=len(results), count=len(results), done_bytes=found.source_bytes,
+               total_bytes=found.source_bytes)  # fmt: skip
+    errors, warnings = _judge(found, results)
+    findings = provenance.Findings(
+        tree_hash([result.source_line for result in results]),
+        tree_hash([result.output_line for result in results]),
+        errors,
+    )
+    if _stamps(found.source) != before:
+        raise _changed(found.source)
+    _finish_header(part, found, findings, len(layout.header))
+    run.report("commit", index=len(results), count=len(results))
+    _check_written(part, found)
+    _commit(part, run.destination)
+    return ConversionReport(
+        "done",
+        found.source,
+        run.destination,
+        found.precision.label,
+        layout.size_bytes,
+        found.source_bytes,
+        time.monotonic() - run.started,
+        found.count("quantised"),
+        found.count("cast") + found.count("copied"),
+        found.reshaped,
+        errors,
+        (*found.warnings, *warnings),
+        findings.source_sha256,
+        findings.data_sha256,
+        "numpy",
+        _peak_rss(),
+    )
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Take the whole room on the disk at once; a file system that cannot gets a file with holes."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except (AttributeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}:
+            raise
+        os.truncate(descriptor, size)
+
+
+def _report_tally(run: _Run, found: ConversionPlan, tally: Tally, begun: float) -> None:
+    elapsed = time.monotonic() - begun
+    rate = tally.done_bytes / elapsed if elapsed > 0 and tally.done_bytes else None
+    run.report(
+        "convert",
+        tensor=tally.tensor,
+        index=tally.done_tensors,
+        count=len(found.tensors),
+        done_bytes=tally.done_bytes,
+        total_bytes=found.source_bytes,
+        bytes_per_s=rate,
+        eta_s=(found.source_bytes - tally.done_bytes) / rate if rate else None,
+    )
+
+
+def _judge(found: ConversionPlan, results: list[TensorResult]) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
+    """Sum errors up by class; unusual ones are warned of, impossible ones fail the job."""
+    sums: dict[str, ErrorSum] = {}
+    for result in results:
+        sums.setdefault(result.kind, ErrorSum()).merge(result.errors)
+    figures: dict[str, dict[str, float]] = {}
+    warnings: list[str] = []
+    for kind, total in sorted(sums.items()):
+        rmse = total.relative_rmse
+        figures[kind] = {"tensors": total.tensors, "rmse": float(f"{rmse:.4g}"), "max": float(f"{total.greatest:.4g}")}
+        if rmse > _FAILED_ERROR:
+            raise ConversionError(
+                "convert-failed",
+                f"{kind} tensors came out with a relative error of {rmse:.3g}: the result is not the model",
+                "please report this with the source's name",
+            )
+        if rmse > 2 * found.precision.usual_error:
+            warnings.append(f"{kind}: relative error {rmse:.2g}, {2 * found.precision.usual_error:.2g} is usual")
+    return figures, tuple(warnings)
+
+
+def _finish_header(part: Path, found: ConversionPlan, findings: provenance.Findings, length: int) -> None:
+    header = found.layout(findings, header_bytes=length).header
+    if len(header) != length:
+        raise ConversionError("convert-failed", f"the header grew from {length} to {len(header)} bytes")
+    with part.open("r+b") as file:
+        file.write(header)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_written(part: Path, found: ConversionPlan) -> None:
+    """Read the file's header back and compare it with the plan."""
+    header = read_header(part)
+    written = {tensor.name: tensor.dtype for tensor in header.tensors}
+    planned = {tensor.name: tensor.dtype for tensor in found.tensors}
+    if written != planned:
+        raise ConversionError("convert-failed", f"{part.name} does not hold the tensors that were planned")
+
+
+def _commit(part: Path, destination: Path) -> None:
+    if destination.exists():  # a stale variant of the same source: `_is_current` made sure
+        part.replace(destination)
+    else:
+        try:
+            os.link(part, destination)  # unlike a rename, never over a file that came meanwhile
+        except FileExistsError as error:
+            raise ConversionError("target-exists", f"{destination} appeared meanwhile") from error
+        except OSError:  # a file system without links; the lock keeps other makers away
+            part.rename(destination)
+    sync_dir(destination.parent)
+
+
+def _stamps(source: Path) -> tuple[int, int, int, int]:
+    status = source.stat()
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def _changed(source: Path) -> InputFileError:
+    return InputFileError(
+        "source-changed",
+        f"{source.name} was replaced or changed while it was read; nothing was kept",
+        "convert it again when it is complete",
+        file=str(source),
+    )
+
+
+@contextlib.contextmanager
+def _explained(destination: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into errors that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
+            code, hint = "disk-full", "free some space, or name another folder with --out"
+        elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            code, hint = "target-readonly", "name a folder you may write to with --out"
+        elif error.errno in {errno.EIO, getattr(errno, "ESTALE", errno.EIO)}:
+            code, hint = "source-changed", "check the disk, then convert again"
+        else:
+            code, hint = "convert-failed", "check the folder, or name another with --out"
+        raise ConversionError(code, f"{destination}: {error.strerror or error}", hint) from error
+
+
+def _peak_rss() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) * (1 if sys.platform == "darwin" else 1024)
