@@ -93,7 +93,7 @@ class ComfyServer:
         return self.base / "output" / name
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """One prompt's history."""
 
@@ -106,7 +106,13 @@ class Run:
     @property
     def is_success(self) -> bool:
         """Tell whether every node ran."""
-        return self.history["status"]["status_str"] == "success"
+        return bool(self.history["status"]["status_str"] == "success")
+
+    def __repr__(self) -> str:
+        if self.is_success:
+            return "Run(success)"
+        error = self.error
+        return f"Run({error['node_id']}: {error['exception_message']}\n{''.join(error['traceback'][-3:])})"
 
     @property
     def cached(self) -> set[str]:
@@ -227,7 +233,8 @@ def comfy_server(
     if not root:
         pytest.skip("COMFYUI_PATH names no ComfyUI checkout")
     base = tmp_path_factory.mktemp("comfyui")
-    (base / "custom_nodes").mkdir()
+    for folder in ("custom_nodes", "output"):
+        (base / folder).mkdir()
     (base / "custom_nodes" / "luna-pack").symlink_to(REPO)
     shutil.copytree(PROBE_PACK, base / "custom_nodes" / "luna_probe")
     extra = base / "extra_model_paths.yaml"

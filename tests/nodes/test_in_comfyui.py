@@ -13,9 +13,7 @@ from safetensors.torch import load_file
 import comfy_nodes
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from conftest import ComfyServer, DaemonHandle
+    from conftest import ComfyServer, DaemonHandle, Run
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(900)]
 
@@ -29,7 +27,7 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
 
 
 def workflow(variant: str, name: str, *, template: str = TEMPLATE, seed: int = 5) -> Prompt:
-    """Build checkpoint, wildcard prompt, two encodes, one sampler step, decode, probe; by variant who does CLIP and VAE."""
+    """Build wildcard prompt, two encodes, one sampler step, decode, probe; the variant says who does CLIP and VAE."""
     prompt: Prompt = {
         "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
         "wild": node(
@@ -75,6 +73,10 @@ def workflow(variant: str, name: str, *, template: str = TEMPLATE, seed: int = 5
     return prompt
 
 
+def succeeds(run: Run) -> None:
+    assert run.is_success, run
+
+
 def tensors(server: ComfyServer, name: str) -> dict[str, torch.Tensor]:
     return load_file(server.output(f"{name}.safetensors"))
 
@@ -85,7 +87,7 @@ def written(server: ComfyServer, name: str) -> Any:
 
 @pytest.fixture(scope="module")
 def stock_image(comfy_server: ComfyServer) -> torch.Tensor:
-    assert comfy_server.run(workflow("stock", "stock")).is_success
+    succeeds(comfy_server.run(workflow("stock", "stock")))
     return tensors(comfy_server, "stock")["image"]
 
 
@@ -117,7 +119,7 @@ def test_the_picture_equals_that_of_the_stock_nodes(
     comfy_server: ComfyServer, stock_image: torch.Tensor, variant: str
 ) -> None:
     run = comfy_server.run(workflow(variant, variant))
-    assert run.is_success, run.history["status"]
+    succeeds(run)
     image = tensors(comfy_server, variant)["image"]
     assert image.shape == stock_image.shape == (1, 64, 64, 3)
     assert float((image - stock_image).abs().max()) <= 1 / 255
@@ -126,7 +128,7 @@ def test_the_picture_equals_that_of_the_stock_nodes(
 
 
 def test_the_tunnel_says_what_became_of_each_component(comfy_server: ComfyServer) -> None:
-    assert comfy_server.run(workflow("tunnel", "said")).is_success
+    succeeds(comfy_server.run(workflow("tunnel", "said")))
     status = written(comfy_server, "said-status")
     assert re.match(r"\[sd15\] CLIP (shared|added) \| VAE (shared|added) \| ", status), status
     assert "warning:" not in status
@@ -135,7 +137,7 @@ def test_the_tunnel_says_what_became_of_each_component(comfy_server: ComfyServer
 def test_an_identical_second_run_is_served_from_the_cache(comfy_server: ComfyServer) -> None:
     for variant in ("tunnel", "shared"):
         prompt = workflow(variant, f"again-{variant}")
-        assert comfy_server.run(prompt).is_success
+        succeeds(comfy_server.run(prompt))
         second = comfy_server.run(prompt)
         assert second.is_success
         assert second.cached == set(prompt)
@@ -164,7 +166,7 @@ def test_two_prompts_in_turn_get_their_own_conditioning(comfy_server: ComfyServe
             prompt[f"p{index}"] = node("LunaTestProbe", value=[f"e{index}", 0], name=f"{name}-{index}")
             prompt[f"q{index}"] = node("LunaTestProbe", value=[f"s{index}", 0], name=f"{name}-{index}-skip")
         run = comfy_server.run(prompt)
-        assert run.is_success, run.history["status"]
+        succeeds(run)
         stock = tensors(comfy_server, f"{name}-0")
         for other in (f"{name}-1", f"{name}-shared"):
             assert_equal_tensors(tensors(comfy_server, other), stock, 1e-5)
@@ -190,7 +192,7 @@ def test_clip_skip_on_the_shared_node_is_that_of_clip_set_last_layer(comfy_serve
         "p0": node("LunaTestProbe", value=["stock", 0], name="skip-stock"),
         "p1": node("LunaTestProbe", value=["shared", 0], name="skip-shared"),
     }
-    assert comfy_server.run(prompt).is_success
+    succeeds(comfy_server.run(prompt))
     assert_equal_tensors(tensors(comfy_server, "skip-shared"), tensors(comfy_server, "skip-stock"), 1e-5)
 
 
@@ -215,7 +217,7 @@ def test_encoding_and_decoding_equal_stock_for_odd_sizes_and_batches(
     for name in ("shared", "stock", "proxy", "shared2", "stock2"):
         prompt[f"p-{name}"] = node("LunaTestProbe", value=[name, 0], name=f"vae-{width}-{name}")
     run = comfy_server.run(prompt)
-    assert run.is_success, run.history["status"]
+    succeeds(run)
     latent = tensors(comfy_server, f"vae-{width}-stock")
     assert latent["samples"].shape == (batch, 4, height // 8, width // 8)
     assert_equal_tensors(tensors(comfy_server, f"vae-{width}-shared"), latent, 1e-4)
@@ -247,7 +249,7 @@ def lora_workflow(place: str, strength_clip: float) -> Prompt:
 
 
 def test_a_lora_before_the_tunnel_keeps_the_clip_local_and_its_effect(comfy_server: ComfyServer) -> None:
-    assert comfy_server.run(lora_workflow("before", 1.0)).is_success
+    succeeds(comfy_server.run(lora_workflow("before", 1.0)))
     assert "CLIP local: patched" in written(comfy_server, "lora-status")
     with_lora = tensors(comfy_server, "lora-before")["0.cond"]
     plain: Prompt = {
@@ -255,7 +257,7 @@ def test_a_lora_before_the_tunnel_keeps_the_clip_local_and_its_effect(comfy_serv
         "encode": node("CLIPTextEncode", text="a boat", clip=["ckpt", 1]),
         "probe": node("LunaTestProbe", value=["encode", 0], name="lora-none"),
     }
-    assert comfy_server.run(plain).is_success
+    succeeds(comfy_server.run(plain))
     assert not torch.allclose(with_lora, tensors(comfy_server, "lora-none")["0.cond"], atol=1e-3)
 
 
@@ -268,7 +270,7 @@ def test_a_lora_behind_the_tunnel_is_refused_where_it_is_added(comfy_server: Com
 
 
 def test_a_lora_behind_the_tunnel_with_clip_strength_zero_still_changes_the_model(comfy_server: ComfyServer) -> None:
-    assert comfy_server.run(lora_workflow("behind", 0.0)).is_success
+    succeeds(comfy_server.run(lora_workflow("behind", 0.0)))
 
 
 def test_a_node_that_wants_the_weights_gets_a_typed_error(comfy_server: ComfyServer) -> None:
@@ -291,7 +293,7 @@ def test_a_missing_embedding_is_named_or_left_out_with_a_notice(comfy_server: Co
     assert run.error["node_id"] == "shared"
     assert "embedding-missing: no file for embedding:nobody-has-this" in run.error["exception_message"]
     prompt["shared"]["inputs"]["missing"] = "skip"
-    assert comfy_server.run(prompt).is_success
+    succeeds(comfy_server.run(prompt))
 
 
 def test_a_family_that_is_not_served_is_refused_with_what_is(comfy_server: ComfyServer) -> None:
@@ -333,7 +335,7 @@ def test_the_daemon_may_go_and_come_back_between_queues(comfy_server: ComfyServe
     assert is_running
     assert "nodes is ready" in text
     tunnel = workflow("tunnel", "back")
-    assert comfy_server.run(tunnel).is_success
+    succeeds(comfy_server.run(tunnel))
     before = tensors(comfy_server, "back")["image"]
 
     daemon.kill()
@@ -353,6 +355,6 @@ def test_the_daemon_may_go_and_come_back_between_queues(comfy_server: ComfyServe
     daemon.start()
     _, is_running = status_of(comfy_server)
     assert is_running
-    assert comfy_server.run(workflow("shared", "back-shared", seed=6)).is_success
-    assert comfy_server.run(tunnel).is_success
+    succeeds(comfy_server.run(workflow("shared", "back-shared", seed=6)))
+    succeeds(comfy_server.run(tunnel))
     assert float((tensors(comfy_server, "back")["image"] - before).abs().max()) <= 1 / 255
