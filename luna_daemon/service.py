@@ -29,7 +29,7 @@ from luna_daemon.messages import (
 )
 from luna_daemon.protocol import COMMANDS, Lane
 from luna_daemon.runtime.executor import Executor
-from luna_daemon.runtime.queue import Admission
+from luna_daemon.runtime.queue import RUNNING, Admission
 from luna_daemon.status_messages import (
     ClientStatus,
     DaemonStatus,
@@ -205,7 +205,8 @@ class DaemonService:
             return "stopping", None, None, None
         if not self._is_ready and phase is not None:
             return "loading", phase[0], round(time.monotonic() - phase[2], 3), phase[1]
-        is_busy = self._lanes[Lane.DEVICE].running is not None
+        running = self._lanes[Lane.DEVICE].running
+        is_busy = running is not None and running.state == RUNNING
         return "busy" if is_busy else "ready", None, None, None
 
     def _cancel_by_id(self, connection: Connection, body: Cancel) -> Cancelled:
