@@ -66,12 +66,12 @@ class LunaApp(App[None]):
     CSS_PATH = "styles/base.tcss"
     DEFAULT_MODE = "overview"
     ENABLE_COMMAND_PALETTE = True
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - Textual declares it so
         (0, "-narrow"),
         (80, "-normal"),
         (120, "-wide"),
     ]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-low"), (15, "-short"), (24, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (15, "-short"), (24, "-tall")]  # noqa: RUF012 - likewise
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding(key, f"run('{action.id}')", action.label, show=False, id=action.id,
                 priority=key.startswith("alt+") or key == "ctrl+q")
@@ -109,9 +109,9 @@ class LunaApp(App[None]):
             self.set_keymap({name: key for name, key in keys.items() if name in actions.TABLE and key})
 
     @property
-    def screen_labels(self) -> tuple[tuple[str, str], ...]:
-        """The six screens as (id, label)."""
-        return tuple((name, label) for name, label, _ in self.screens)
+    def screen_labels(self) -> tuple[tuple[int, str, str], ...]:
+        """The screens as (number, id, label)."""
+        return tuple((SCREENS.index(entry) + 1, *entry[:2]) for entry in self.screens)
 
     def _make_screen(self, target: str) -> Screen[Any]:
         module, name = target.split(":")
@@ -151,7 +151,7 @@ class LunaApp(App[None]):
 
     def go(self, mode: str) -> None:
         """Show one of the six screens."""
-        if len(self.screen_stack) == 1:
+        if len(self.screen_stack) == 1 and mode in {entry[0] for entry in self.screens}:
             self.switch_mode(mode)
 
     def do_screen_overview(self) -> None:
@@ -184,7 +184,7 @@ class LunaApp(App[None]):
 
         screen: LunaScreen = self.screen  # type: ignore[assignment]  # dialogs do not reach global keys
         text = help_text(screen.SCREEN_ID, screen.ABOUT, readonly=self.readonly)
-        self.push_screen(Reader(f"help: {dict(self.screen_labels)[screen.SCREEN_ID]}", text))
+        self.push_screen(Reader(f"help: {screen.SCREEN_ID}", text))
 
     def do_app_command_line(self) -> None:
         """Show the last actions as command lines."""
@@ -241,7 +241,7 @@ class LunaApp(App[None]):
             yield SystemCommand(f"theme: {name}", "Use this theme for now.", partial(setattr, self, "theme", name))
 
     def _run_on(self, screen: Screen[Any], action_id: str) -> None:
-        self.call_later(screen.action_run if hasattr(screen, "action_run") else self.action_run, action_id)  # type: ignore[attr-defined]
+        self.call_later(screen.action_run if hasattr(screen, "action_run") else self.action_run, action_id)
 
     def _handle_exception(self, error: Exception) -> None:
         """End with a traceback file and two lines instead of a page of local variables.

@@ -6,10 +6,9 @@ A port is tried by binding it; who holds it is named from the list of sockets wh
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -159,7 +158,7 @@ def holder(port: int) -> str:
     """Return `` by pid 812 python`` of whoever listens on a port; empty where the system does not tell."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections("tcp"):
-            is_listener = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            is_listener = connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,)
             if is_listener and connection.pid is not None:
                 return f" by pid {connection.pid} {psutil.Process(connection.pid).name()}"
     return ""
@@ -188,8 +187,8 @@ def write(draft: DaemonDraft, settings: Settings) -> str:
 def _write_set(file: Path, settings: Settings) -> str:
     """Make a set of all parts of a file, unless there is one with exactly these; return its name."""
     family, roles, _ = parts_of(file)
-    parts = dict.fromkeys(roles, str(file))
-    models = dataclasses.replace(ModelSet(family=family, default=not settings.daemon.sets), **parts)
+    parts: dict[str, Any] = dict.fromkeys(roles, str(file))
+    models = ModelSet(family, default=not settings.daemon.sets, **parts)
     for name, known in settings.daemon.sets.items():
         if {part: getattr(known, part) for part in _PARTS if getattr(known, part)} == parts:
             return name

@@ -68,7 +68,7 @@ class LocalDaemons:
                 self._look_on(supervisor)
             else:
                 supervisor.run(self._stop)
-        except Exception:  # a thread's border: without it the screen would go on as if somebody watched
+        except Exception:  # noqa: BLE001 - a thread's border: without it the screen would go on as if somebody watched
             _log.exception("the supervisor ended")
             self._record(
                 EventRow("", time.time(), "error", "luna-tui", "supervisor-ended",

@@ -18,6 +18,7 @@ from luna_engine import paths
 from luna_tui.views import EventRow, EventsView
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 KEPT = 2_000
@@ -132,8 +133,12 @@ def parse(line: bytes) -> EventRow | None:
     except (ValueError, TypeError, AttributeError):
         return None
     texts = (event.id, event.level, event.source, event.code, event.message)
-    is_sound = isinstance(event.at, (int, float)) and all(isinstance(text, str) for text in texts)
-    return event if is_sound else None
+    # The record came from a file: its fields may hold anything.
+    return event if _are((event.at,), (int, float)) and _are(texts, (str,)) else None
+
+
+def _are(values: Iterable[object], kinds: tuple[type, ...]) -> bool:
+    return all(isinstance(value, kinds) for value in values)
 
 
 def fold(events: deque[EventRow]) -> list[EventRow]:

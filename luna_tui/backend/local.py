@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from luna_engine.settings import Settings
     from luna_tui.backend.gpus import LocalGpus
     from luna_tui.backend.links import LocalLinks
+    from luna_tui.views import GpusView
 
 
 class LocalBackend:
@@ -27,7 +28,7 @@ class LocalBackend:
         self.settings = settings
         self.readonly = readonly
         self.events = EventLog()
-        self.daemons = LocalDaemons(self.events.record, lambda: self.gpus.snapshot(), readonly=readonly)
+        self.daemons = LocalDaemons(self.events.record, self._cards, readonly=readonly)
 
     @functools.cached_property
     def gpus(self) -> LocalGpus:
@@ -55,6 +56,9 @@ class LocalBackend:
 
     def _later(self, module: str, name: str) -> Any:
         return getattr(importlib.import_module(module), name)(self.settings, readonly=self.readonly)
+
+    def _cards(self) -> GpusView:
+        return self.gpus.snapshot()
 
     def role(self) -> str:
         """Return who watches, for row 1."""

@@ -105,10 +105,21 @@ class Backend(Protocol):
     `luna_tui.backend.weights` and `luna_tui.backend.wildcards`.
     """
 
-    daemons: Daemons
-    gpus: Gpus
-    events: Events
-    links: Links
+    @property
+    def daemons(self) -> Daemons:
+        """The daemons port."""
+
+    @property
+    def gpus(self) -> Gpus:
+        """The cards port."""
+
+    @property
+    def events(self) -> Events:
+        """The events port."""
+
+    @property
+    def links(self) -> Links:
+        """The LoRA port."""
 
     @property
     def weights(self) -> Any:

@@ -190,6 +190,7 @@ class LunaScreen(Screen[None]):
     def why_not(self, action: Action) -> str | None:
         """Return why an action cannot run now, or None. Screens override it."""
         del action
+        return None
 
     async def action_run(self, action_id: str) -> None:
         """Run an action of the table: read-only and reasons first, then its handler."""

@@ -35,7 +35,7 @@ class ConfirmDialog(ModalScreen[bool]):
     def compose(self) -> ComposeResult:
         """Yield question, loss and answers."""
         with Vertical(id="dialog", classes="ask") as box:
-            box.border_title = content(f"{self._title}?")  # type: ignore[assignment]  # Content is accepted
+            box.border_title = content(f"{self._title}?")
             yield Static(content(self._loss), classes="loss")
             if self._typed:
                 yield Static(content(f"Type {self._typed} to go on."), classes="hint")

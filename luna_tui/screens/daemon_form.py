@@ -9,11 +9,12 @@ from textual.binding import Binding
 from textual.containers import Horizontal, VerticalScroll
 from textual.message import Message
 from textual.screen import ModalScreen
-from textual.widgets import Checkbox, Input, Label, Select, Static
+from textual.widgets import Input, Label, Select, Static
 
 from luna_engine.errors import LunaError
 from luna_tui.plain import clean, content
 from luna_tui.views import DaemonDraft, FieldProblem, FormChoices, Outcome
+from luna_tui.widgets.tick import Tick
 from luna_tui.wording import size
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class DaemonForm(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         """Yield the fields; choices come when they are read."""
         with VerticalScroll(id="dialog", classes="form") as box:
-            box.border_title = content(f"edit {self._editing}" if self._editing else "new daemon")  # type: ignore[assignment]  # Content is accepted
+            box.border_title = content(f"edit {self._editing}" if self._editing else "new daemon")
             box.border_subtitle = "ctrl+s saves · esc leaves"
             yield from self._row("name", Input(id="name", placeholder="clip", max_length=32, compact=True))
             yield from self._row("service_type", _select("service_type", _TYPES, "full"))
@@ -95,9 +96,9 @@ class DaemonForm(ModalScreen[str | None]):
             yield from self._row("model", _select("model", (("reading the model folders …", _READING),), _READING))
             yield from self._row("precision", _select("precision", _PRECISIONS, "auto"))
             with Horizontal(classes="boxes"):
-                yield Checkbox("load at start", value=True, id="preload", compact=True)
-                yield Checkbox("start with Luna", id="autostart", compact=True)
-                yield Checkbox("restart after a crash", value=True, id="restart", compact=True)
+                yield Tick("load at start", value=True, id="preload")
+                yield Tick("start with Luna", id="autostart")
+                yield Tick("restart after a crash", value=True, id="restart")
             yield Static(id="form-foot")
 
     @staticmethod
@@ -130,7 +131,7 @@ class DaemonForm(ModalScreen[str | None]):
         """Fill the form in."""
         self._choices, self._draft = message.choices, message.draft
         draft = message.draft
-        with self.prevent(Input.Changed, Select.Changed, Checkbox.Changed):
+        with self.prevent(Input.Changed, Select.Changed):
             devices = list(message.choices.devices)
             if draft.device not in {value for value, _ in devices}:
                 devices.append((draft.device, f"{draft.device} (not here now)"))
@@ -145,7 +146,7 @@ class DaemonForm(ModalScreen[str | None]):
             self.query_one("#service_type", Select).value = draft.service_type
             self.query_one("#precision", Select).value = draft.precision
             for box in ("preload", "autostart", "restart"):
-                self.query_one(f"#{box}", Checkbox).value = getattr(draft, box)
+                self.query_one(f"#{box}", Tick).value = getattr(draft, box)
         self._is_ready = True
         self._foot(message.problem)
         self._check()
@@ -188,9 +189,9 @@ class DaemonForm(ModalScreen[str | None]):
             precision=str(self.query_one("#precision", Select).value),
             set_name=value if kind == "set" else None,
             file=value if kind == "file" else None,
-            preload=self.query_one("#preload", Checkbox).value,
-            autostart=self.query_one("#autostart", Checkbox).value,
-            restart=self.query_one("#restart", Checkbox).value,
+            preload=self.query_one("#preload", Tick).value,
+            autostart=self.query_one("#autostart", Tick).value,
+            restart=self.query_one("#restart", Tick).value,
         )
 
     def on_input_changed(self, event: Input.Changed) -> None:

@@ -116,7 +116,7 @@ class EventsScreen(LunaScreen):
         self.query_one(Facts).show(facts_of(event) if event else ())
         logs = dict(self.view.logs) if self.view else {}
         name = event.source if event and event.source in logs else next(iter(logs), "")
-        self.query_one("#log", LogPane).watch(name, logs.get(name))
+        self.query_one("#log", LogPane).follow_file(name, logs.get(name))
 
     def do_item_open(self) -> None:
         """Go to where it happened: the daemon, the screen of its source, else the details."""

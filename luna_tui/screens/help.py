@@ -43,7 +43,7 @@ class Reader(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         """Yield the text."""
         with VerticalScroll(id="dialog", classes="reader") as box:
-            box.border_title = Content(clean(self._title))  # type: ignore[assignment]  # Content is accepted
+            box.border_title = Content(clean(self._title))
             box.border_subtitle = "esc closes"
             yield Static(self._text)
 

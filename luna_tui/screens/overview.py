@@ -108,7 +108,7 @@ class OverviewScreen(LunaScreen):
         pane = self.query_one("#detail", Pane)
         pane.set_title(daemon.name if daemon else "daemon")
         self.query_one(Facts).show(facts_of(daemon, self.luna.glyphs) if daemon else ())
-        self.query_one("#log", LogPane).watch(daemon.name if daemon else "", daemon.log_path if daemon else None)
+        self.query_one("#log", LogPane).follow_file(daemon.name if daemon else "", daemon.log_path if daemon else None)
 
     # -- verbs -----------------------------------------------------------------------------------------------
 
@@ -143,7 +143,8 @@ class OverviewScreen(LunaScreen):
         loaded = [entry.name for entry in daemon.sets if entry.bytes]
         if loaded:
             parts.append("unloads " + ", ".join(loaded))
-        return ("; ".join(parts) + ".") if parts else "Nobody uses it now."
+        text = "; ".join(parts)
+        return f"{text[:1].upper()}{text[1:]}." if parts else "Nobody uses it now."
 
     def do_daemon_start(self) -> None:
         """Start the daemon under the cursor."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from textual.content import Content
 
 from luna_tui.glyphs import Tone, tone_of
+from luna_tui.logtail import parse_line
 from luna_tui.plain import clean
 from luna_tui.widgets.table import Cell, Column, Row
 from luna_tui.wording import UNKNOWN, clock, duration, gib, number, size
@@ -123,7 +124,8 @@ def _exit(last: ExitView) -> list[Fact]:
     facts: list[Fact] = [("last exit", f"{clock(last.at)}  {how}: {last.reason}", "")]
     if last.peak_ram_bytes is not None:
         facts.append(("", f"peak RSS {size(last.peak_ram_bytes)}, VRAM {size(last.peak_vram_bytes)}", ""))
-    facts += [("", line, "$foreground-muted") for line in last.lines[-4:]]
+    lines = [parse_line(line.encode("utf-8", "surrogateescape")).text for line in last.lines[-4:]]
+    facts += [("", line, "$foreground-muted") for line in lines]
     return facts
 
 

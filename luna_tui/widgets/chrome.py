@@ -51,7 +51,7 @@ class HeaderRow(Widget):
     unread: reactive[int] = reactive(0)
     clock: reactive[str] = reactive("")
 
-    def __init__(self, screens: tuple[tuple[str, str], ...], current: str) -> None:
+    def __init__(self, screens: tuple[tuple[int, str, str], ...], current: str) -> None:
         super().__init__(id="header")
         self.screens = screens
         self.current = current
@@ -83,7 +83,7 @@ class HeaderRow(Widget):
     def _tabs(self) -> Content:
         wide = self.screen.has_class("-wide")
         row = Content.styled(" luna ", "b $accent") if wide else Content("")
-        for number, (name, label) in enumerate(self.screens, 1):
+        for number, name, label in self.screens:
             unread = self._unread() if name == "events" else ""
             start = row.cell_length
             if name == self.current:
@@ -94,10 +94,10 @@ class HeaderRow(Widget):
         return row
 
     def _narrow_tabs(self) -> Content:
-        names = [name for name, _ in self.screens]
-        position = names.index(self.current)
-        text = f" {position + 1}/{len(names)} {self.screens[position][1]}{self._unread()} "
-        following = names[(position + 1) % len(names)]
+        position = next(place for place, entry in enumerate(self.screens) if entry[1] == self.current)
+        number, _, label = self.screens[position]
+        text = f" {number}/6 {label}{self._unread()} "
+        following = self.screens[(position + 1) % len(self.screens)][1]
         self._zones.append((0, len(text), f"screen.{following}"))
         return Content.styled(text, "b $luna-tab-text on $luna-tab")
 
@@ -170,7 +170,7 @@ class Pane(Vertical):
 
     def set_title(self, title: str) -> None:
         """Set the title from foreign text."""
-        self.border_title = Content(clean(title))  # type: ignore[assignment]  # Textual renders Content as it is
+        self.border_title = Content(clean(title))
 
 
 class ErrorBar(Static):

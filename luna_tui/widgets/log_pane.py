@@ -43,7 +43,7 @@ class LogPane(Pane):
         """Poll the file while the screen is shown."""
         self.set_interval(_POLL_S, self._poll)
 
-    def watch(self, name: str, path: str | None) -> None:
+    def follow_file(self, name: str, path: str | None) -> None:
         """Follow another file; the same one goes on as it is."""
         if self._tail is not None and path == str(self._tail.path) and name == self._name:
             return
