@@ -135,9 +135,7 @@ class _Drawer:
                     return self.walk(found, count)
             if fruitless > patience:
                 message = f"{fruitless} draws in a row gave nothing new; stopped at {len(found)} of {count} texts"
-                return Batch(
-                    tuple(found.values()), (Diagnostic("space-exhausted", Severity.WARNING, message),)
-                )
+                return Batch(tuple(found.values()), (Diagnostic("space-exhausted", Severity.WARNING, message),))
         return Batch(tuple(found.values()))
 
     def can_walk(self) -> bool:

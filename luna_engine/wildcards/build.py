@@ -119,7 +119,7 @@ class _Builder:
         self.enter(node, depth)
         if isinstance(node, Scalar):
             if node.is_absent:
-                self.report("empty-item", "a bare - is no item", "write \"\" for an empty text", node, Severity.HINT)
+                self.report("empty-item", "a bare - is no item", 'write "" for an empty text', node, Severity.HINT)
             else:
                 self.add_scalar(made, node)
             return None

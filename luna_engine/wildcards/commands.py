@@ -136,10 +136,7 @@ def conditional(run: Run, node: Conditional, frame: Frame) -> None:
     def has_tag(tag: str) -> bool:
         wanted = tag.casefold()
         return any(
-            wanted == known.casefold()
-            for draft in run.drafts
-            if draft.item is not None
-            for known in draft.item.tags
+            wanted == known.casefold() for draft in run.drafts if draft.item is not None for known in draft.item.tags
         )
 
     def unset(name: str) -> None:
@@ -181,14 +178,18 @@ def wrapper(run: Run, node: Wrapper, frame: Frame) -> None:
     """Put the second part in place of the first ``...`` of the first."""
     site = run.site(node, frame)
     text, first = frame.parsed.text, len(run.drafts)
-    outer_text = _aside(run, node.outer, node, frame, child_key(site.key, text[node.outer.start : node.outer.end]), site)
+    outer_text = _aside(
+        run, node.outer, node, frame, child_key(site.key, text[node.outer.start : node.outer.end]), site
+    )
     at = outer_text.find("...")
     if at < 0:
         del run.drafts[first:]
         run.fail(Trouble("syntax", "the wrapper has no ...", "write ... where the text goes"), node, frame)
         return
     middle = len(run.drafts)
-    inner_text = _aside(run, node.inner, node, frame, child_key(site.key, text[node.inner.start : node.inner.end]), site)
+    inner_text = _aside(
+        run, node.inner, node, frame, child_key(site.key, text[node.inner.start : node.inner.end]), site
+    )
     whole = outer_text[:at] + inner_text + outer_text[at + 3 :]
     base = run.out.length
     for draft in run.drafts[first:middle]:

@@ -110,14 +110,7 @@ class Counter:
         if isinstance(node, Number):
             return node.grid.points if node.grid else 1
         if isinstance(node, Variant):
-            return (
-                sum(
-                    self._prompt(option.prompt, scope)
-                    for option in node.options
-                    if option.weight.micro > 0
-                )
-                or 1
-            )
+            return sum(self._prompt(option.prompt, scope) for option in node.options if option.weight.micro > 0) or 1
         if isinstance(node, Multi):
             return self._multi(node, scope)
         if isinstance(node, (Braces, Bracket, Wildcard)):
@@ -125,7 +118,7 @@ class Counter:
         return self._command(node, scope)
 
     def _prompt(self, prompt: Prompt, scope: _Scope, document: Document | None = None) -> int:
-        inner = _Scope(scope.parsed, document or scope.document, scope.variables, False, scope.using)
+        inner = _Scope(scope.parsed, document or scope.document, scope.variables, is_root=False, using=scope.using)
         return self._nodes(prompt.nodes, inner)
 
     def _reference(self, node: Braces | Bracket | Wildcard, scope: _Scope) -> int:
@@ -186,7 +179,7 @@ class Counter:
         if value is None or node.name in scope.using:
             return 1
         prompt, parsed, document = value
-        inner = _Scope(parsed, document, scope.variables, False, scope.using | {node.name})
+        inner = _Scope(parsed, document, scope.variables, is_root=False, using=scope.using | {node.name})
         return self._nodes(prompt.nodes, inner)
 
     def _multi(self, node: Multi, scope: _Scope) -> int:
@@ -209,9 +202,7 @@ class Counter:
         if len(node.options) != 1 or node.options[0].quantity != 1:
             return None
         parts = [
-            part
-            for part in node.options[0].prompt.nodes
-            if not (isinstance(part, Text) and not part.value.strip())
+            part for part in node.options[0].prompt.nodes if not (isinstance(part, Text) and not part.value.strip())
         ]
         if len(parts) != 1:
             return None

@@ -46,9 +46,7 @@ def decode(data: bytes, file: str) -> Decoded:
 
 
 def _decode_utf16(data: bytes, file: str) -> Decoded:
-    note = Diagnostic(
-        "encoding", Severity.HINT, "the file is UTF-16", "save it as UTF-8", file=file, line=1, column=1
-    )
+    note = Diagnostic("encoding", Severity.HINT, "the file is UTF-16", "save it as UTF-8", file=file, line=1, column=1)
     text = data.decode("utf-16", "replace").replace("\0", "")
     return Decoded(text, (note,))
 

@@ -74,9 +74,7 @@ class Diagnostic:
 
     def as_text(self) -> str:
         """Return ``file:line:col: severity code: message``, the hint indented on a second line."""
-        place = ":".join(
-            str(part) for part in (self.file or "<template>", self.line, self.column) if part is not None
-        )
+        place = ":".join(str(part) for part in (self.file or "<template>", self.line, self.column) if part is not None)
         hint = f"\n    {self.hint}" if self.hint else ""
         return f"{place}: {self.severity.value} {self.code}: {self.message}{hint}"
 

@@ -91,6 +91,7 @@ class Draft:
     end: int = 0
 
     def freeze(self) -> Choice:
+        """Return the finished choice."""
         item = self.item
         owner = item.owner if item is not None else None
         facts: dict[str, Any] = {}
@@ -132,10 +133,12 @@ class Pieces:
         self.length = 0
 
     def write(self, text: str) -> None:
+        """Add text."""
         self.pieces.append(text)
         self.length += len(text)
 
     def text(self, first: int = 0) -> str:
+        """Return the text, or what came from piece ``first`` on."""
         return "".join(self.pieces[first:])
 
 
@@ -166,9 +169,7 @@ class Run:
         self.index = index
         self.chooser = chooser
         self.options = options
-        self.variables: dict[str, commands.Value] = {
-            name: commands.Value(text) for name, text in variables.items()
-        }
+        self.variables: dict[str, commands.Value] = {name: commands.Value(text) for name, text in variables.items()}
         self.out = Pieces()
         self.drafts: list[Draft] = []
         self.diagnostics: dict[tuple[object, ...], Diagnostic] = {}
@@ -193,6 +194,7 @@ class Run:
         return self.out.text()
 
     def nodes(self, nodes: tuple[Node, ...], frame: Frame) -> None:
+        """Expand nodes one after the other into the output."""
         for node in nodes:
             if type(node) is Text:
                 self.out.write(node.value)
@@ -206,6 +208,7 @@ class Run:
         self.out.write(frame.parsed.text[node.start : node.end])
 
     def site(self, node: Node, frame: Frame) -> Site:
+        """Return the site of a construct: its text, key and stable name."""
         text = frame.parsed.text[node.start : node.end]
         if "\r" in text:
             text = text.replace("\r\n", "\n")
@@ -345,11 +348,7 @@ class Run:
             at = self.index % size
         else:
             ticket = self.chooser.ticket(site.key, candidates.total, 0)
-            at = (
-                candidates.at(ticket)
-                if ticket is not None
-                else self.chooser.number(site.key, size, 0, sampler)
-            )
+            at = candidates.at(ticket) if ticket is not None else self.chooser.number(site.key, size, 0, sampler)
         item = candidates.items[at]
         share = candidates.weight(at) / candidates.total
         self.item(item, node, frame, site, child_key(site.key, item.text), share, size, site.name)
@@ -377,8 +376,8 @@ class Run:
         )
         parsed = item.parsed or self.snapshot.parse_item(item)
         if parsed.is_plain:
-            if parsed.nodes:
-                self.out.write(parsed.nodes[0].value)  # type: ignore[union-attr]  # is_plain: one Text
+            for node_of_item in parsed.nodes:
+                self.out.write(node_of_item.value if isinstance(node_of_item, Text) else "")
             if parsed.findings:
                 self.report_findings(Frame(parsed, key, document, item))
         else:
@@ -448,18 +447,18 @@ class Run:
 
     def chain(self) -> str | None:
         """Return the items being expanded, link by link, each with its file and line."""
-        links = [
-            f"{item.owner.document.path}:{item.line}" for item in self.active[-12:] if item.owner is not None
-        ]
+        links = [f"{item.owner.document.path}:{item.line}" for item in self.active[-12:] if item.owner is not None]
         return f"through {' -> '.join(links)}" if links else None
 
     def report(self, frame: Frame, node: Node, trouble: Trouble) -> None:
+        """Report a problem at a construct; inside a tag an unknown name is a hint."""
         severity = trouble.severity
         if self.in_tag and trouble.code == "unknown-ref":
             severity = Severity.HINT
         self.add(frame, trouble.code, severity, trouble.message, trouble.hint, node.start, node.end)
 
     def report_findings(self, frame: Frame) -> None:
+        """Report the problems of the frame's own text."""
         for finding in frame.parsed.findings:
             self.add(
                 frame,
@@ -481,14 +480,13 @@ class Run:
         start: int,
         end: int,
     ) -> None:
+        """Add a diagnostic, once, with its place."""
         if len(self.diagnostics) >= _MOST_DIAGNOSTICS:
             return
         file, (line, column), (end_line, end_column) = place_of(frame.parsed, frame.item, start, end)
         key = (code, file, line, column, message)
         if key not in self.diagnostics:
-            self.diagnostics[key] = Diagnostic(
-                code, severity, message, hint, file, line, column, end_line, end_column
-            )
+            self.diagnostics[key] = Diagnostic(code, severity, message, hint, file, line, column, end_line, end_column)
 
     def choices(self) -> tuple[Choice, ...]:
         """Return the choices made, a parent before what it holds."""
@@ -524,9 +522,7 @@ def _number(run: Run, node: Number, frame: Frame) -> None:
         points = node.grid.points
         number = run.begin(ChoiceKind.NUMBER, site.text, node, frame, site, share=1 / points, size=points)
         pinned = run.options.pins.get(site.name) if run.options.pins else None
-        run.out.write(
-            node.grid.text(run.chooser.number(site.key, points, 0, None)) if pinned is None else pinned
-        )
+        run.out.write(node.grid.text(run.chooser.number(site.key, points, 0, None)) if pinned is None else pinned)
         run.finish(number)
 
 

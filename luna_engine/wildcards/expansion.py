@@ -6,9 +6,10 @@ import enum
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from luna_engine.wildcards.diagnostics import Diagnostic
+if TYPE_CHECKING:
+    from luna_engine.wildcards.diagnostics import Diagnostic
 
 
 class ChoiceKind(enum.Enum):
@@ -129,9 +130,7 @@ class Expansion:
     @property
     def loras(self) -> tuple[LoraTag, ...]:
         """The ``<lora:…>`` tags of the text, in reading order; they stay in the text."""
-        return tuple(
-            self._lora(part, found) for part, text in self.parts.items() for found in _LORA.finditer(text)
-        )
+        return tuple(self._lora(part, found) for part, text in self.parts.items() for found in _LORA.finditer(text))
 
     @property
     def embeddings(self) -> tuple[EmbeddingRef, ...]:
@@ -159,9 +158,7 @@ class Expansion:
                 extra.append((name, value))
         model = strengths[0] if strengths else None
         clip = strengths[1] if len(strengths) > 1 else model
-        return LoraTag(
-            found[1], model, clip, tuple(extra), part, found.span(), self._owner(part, found.span())
-        )
+        return LoraTag(found[1], model, clip, tuple(extra), part, found.span(), self._owner(part, found.span()))
 
     def _owner(self, part: str, span: tuple[int, int]) -> int | None:
         """Return the innermost choice whose span overlaps."""

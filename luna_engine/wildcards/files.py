@@ -206,4 +206,3 @@ def read_content(document: Document, data: bytes, last_good: Content | None) -> 
         if last_good is None:
             return Content(None, problems, digest=digest)
         return Content(last_good.top, problems, last_good.is_rules, digest, is_stale=True)
-

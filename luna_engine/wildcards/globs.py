@@ -1,4 +1,4 @@
-"""Glob patterns over addresses: ``*`` within one part, ``**`` any number of parts. Linear in pattern × address."""
+"""Glob patterns over addresses: ``*`` within one part, ``**`` any number of parts. Linear in pattern times address."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from luna_engine.wildcards.tree import TreeNode, make_tree
 from luna_engine.wildcards.watching import Change, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from luna_engine.wildcards.model import Content, Document, Item
 
@@ -83,17 +82,15 @@ class WildcardLibrary:
             key = (entry.root, entry.relative)
             known = before.document(*key) if before is not None else None
             overlay = self._overlays.get(entry.path)
-            if known is not None and before is not None and before.entries[key] == entry:
-                if overlay is None and key not in self._dirty:
-                    loaded.append((entry, known))
-                    continue
+            is_clean = overlay is None and key not in self._dirty
+            if known is not None and before is not None and before.entries[key] == entry and is_clean:
+                loaded.append((entry, known))
+                continue
             document = files.open_document(entry, self._last_good.get(key), overlay)
             if document.is_read and not document.content.is_stale and document.content.top is not None:
                 self._last_good[key] = document.content
             loaded.append((entry, document))
-        self._dirty = {
-            (entry.root, entry.relative) for entry in walk.entries if entry.path in self._overlays
-        }
+        self._dirty = {(entry.root, entry.relative) for entry in walk.entries if entry.path in self._overlays}
         present = {(entry.root, entry.relative) for entry in walk.entries}
         self._last_good = {key: content for key, content in self._last_good.items() if key in present}
         return Snapshot(self.roots, walk, loaded)
@@ -117,7 +114,7 @@ class WildcardLibrary:
             return tuple(sorted(changed)) or ("",)
 
     def overlay(self, path: Path | str, text: str | None) -> None:
-        """Lay an editor's unsaved text over a file, or take it away (None). Previews use it, the disk is not touched."""
+        """Lay an editor's unsaved text over a file, or take it away (None); the disk is not touched."""
         with self._lock:
             key = Path(path)
             if text is None:

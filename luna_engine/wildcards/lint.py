@@ -60,7 +60,7 @@ class _Linter:
         for place in walk_places(document.top):
             if isinstance(place, ItemList):
                 self.items(document, place)
-            elif isinstance(place, Branch) and place.keys and not place.entries and place.own is None:
+            elif place.keys and not place.entries and place.own is None:
                 self.empty(document, place)
 
     def items(self, document: Document, place: ItemList) -> None:
@@ -116,12 +116,12 @@ class _Linter:
 
     def text(self, parsed: Parsed, document: Document | None, item: Item | None) -> None:
         for finding in parsed.findings:
-            self.at(parsed, item, finding.start, finding.end, finding.code, finding.severity, finding.message, finding.hint)
+            self.at(
+                parsed, item, finding.start, finding.end, finding.code, finding.severity, finding.message, finding.hint
+            )
         self.nodes(parsed.nodes, parsed, document, item)
 
-    def nodes(
-        self, nodes: tuple[Node, ...], parsed: Parsed, document: Document | None, item: Item | None
-    ) -> None:
+    def nodes(self, nodes: tuple[Node, ...], parsed: Parsed, document: Document | None, item: Item | None) -> None:
         for node in nodes:
             inner = document
             troubles: tuple[Trouble, ...] = ()
@@ -228,4 +228,3 @@ def _endless_items(snapshot: Snapshot) -> list[Item]:
                 rest.append((item, sure))
         pending = rest
     return [item for item, _ in pending]
-

@@ -345,9 +345,7 @@ class _Reader:
             separator = scan.unescape(self.text[start : dollars[0]])
             start = dollars[0] + 2
         if start == close:
-            self.report(
-                "syntax", "a multi-pick without options", "write {2$$, $$one|two|three}", at, close + 1
-            )
+            self.report("syntax", "a multi-pick without options", "write {2$$, $$one|two|three}", at, close + 1)
             return Kept(at, close + 1)
         low, high = _bounds(bound)
         options = self.options(start, close, self.tops(start, close).bars, quantified=True)

@@ -162,9 +162,7 @@ def _order(run: Run, site: Site, candidates: Candidates, count: int) -> list[int
     return order
 
 
-def _print_picks(
-    run: Run, node: Multi, frame: Frame, site: Site, candidates: Candidates, order: list[int]
-) -> None:
+def _print_picks(run: Run, node: Multi, frame: Frame, site: Site, candidates: Candidates, order: list[int]) -> None:
     left = sum(candidates.weights)
     chosen: dict[str, int] = {}
     has_text = False

@@ -96,9 +96,7 @@ def target_lists(target: Target, index: AddressIndex, *, templates: bool) -> lis
         templates: a file gives its templates if it has any (``{harbor}``), instead of everything else.
     """
     if target.folder is not None:
-        return [
-            found for document in index.below_folder(target.folder) for found in lists_below(document.top)
-        ]
+        return [found for document in index.below_folder(target.folder) for found in lists_below(document.top)]
     document, place = target.document, target.place
     if document is None:
         return []

@@ -11,7 +11,8 @@ from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.tree_events import MOST_DEPTH, Mapping, Raw, RawFile, RefusedFile, Scalar, Sequence
 
 _TOKEN = re.compile(
-    r'[ \t\r\n]*(?:([{}\[\],:])|("(?:[^"\\\x00-\x1f]|\\.)*")|(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null))'
+    r'[ \t\r\n]*(?:([{}\[\],:])|("(?:[^"\\\x00-\x1f]|\\.)*")'
+    r"|(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null))"
 )
 _BLANK = re.compile(r"[ \t\r\n]*\Z")
 
@@ -68,7 +69,8 @@ class _JsonReader:
         line, column = self.place(start)
         if len(self.open) >= MOST_DEPTH:
             self.refuse(f"nested deeper than {MOST_DEPTH}", "limit")
-        made = Mapping(line, column, start, True) if sign == "{" else Sequence(line, column, start, True)
+        kind = Mapping if sign == "{" else Sequence
+        made = kind(line, column, start, is_flow=True)
         found = _TOKEN.match(self.text, self.at)
         if found and found[1] == {"{": "}", "[": "]"}[sign]:
             self.at = made.end = found.end()

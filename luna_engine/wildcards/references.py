@@ -33,8 +33,10 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """What to do with a reference: draw from ``target``; or expand ``inline`` with the paths of ``document``;
-    or, if ``is_kept``, print it as written; or else print its braces round its contents.
+    """What to do with a reference.
+
+    Draw from ``target``; or expand ``inline`` with the paths of ``document``; or, if ``is_kept``, print it as
+    written; or else print its braces round its contents.
     """
 
     target: Target | None = None
@@ -189,6 +191,4 @@ def ambiguity(name: str, found: Found) -> tuple[Trouble, ...]:
 
 def escape_trouble() -> Trouble:
     """Return the report on a reference that leaves the library; it never quotes what is there."""
-    return Trouble(
-        "path-escape", "this reference would leave the library", "references are names, never paths on disk"
-    )
+    return Trouble("path-escape", "this reference would leave the library", "references are names, never paths on disk")

@@ -71,9 +71,7 @@ class _TreeMaker:
         self.combinations = combinations
 
     def folder(self, folder: str) -> tuple[TreeNode, ...]:
-        inside = [
-            name for name in dict.fromkeys(self.snapshot.folders) if name.rpartition("/")[0] == folder
-        ]
+        inside = [name for name in dict.fromkeys(self.snapshot.folders) if name.rpartition("/")[0] == folder]
         made = [self.folder_node(name) for name in sorted(inside)]
         documents = [document for document in self.snapshot.documents if document.folder == folder]
         made += [self.file_node(document) for document in sorted(documents, key=lambda found: found.path)]
@@ -103,7 +101,7 @@ class _TreeMaker:
             document.path.rpartition("/")[2],
             "file",
             sum(len(found.items) for found in lists_below(top, with_templates=True)),
-            self.count(Target(document.address, document)),
+            self.count(Target(document.address, document), templates=True),
             _worst(problem.severity for problem in document.content.diagnostics),
             document.path,
             document.root,
@@ -131,11 +129,11 @@ class _TreeMaker:
             children,
         )
 
-    def count(self, target: Target) -> int | None:
+    def count(self, target: Target, *, templates: bool = False) -> int | None:
         if not self.combinations:
             return None
         try:
-            return Counter(self.snapshot).pool(self.snapshot.pool(target))
+            return Counter(self.snapshot).pool(self.snapshot.pool(target, templates=templates))
         except NeedsWalkError:
             return None
 

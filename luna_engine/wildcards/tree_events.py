@@ -195,9 +195,7 @@ class _Builder:
 
     def report(self, code: str, message: str, line: int, column: int, hint: str | None = None) -> None:
         if len(self.diagnostics) < 100:
-            self.diagnostics.append(
-                Diagnostic(code, Severity.ERROR, message, hint, self.file, line + 1, column + 1)
-            )
+            self.diagnostics.append(Diagnostic(code, Severity.ERROR, message, hint, self.file, line + 1, column + 1))
 
     def refuse(self, code: str, message: str, line: int, column: int) -> NoReturn:
         raise RefusedFile(Diagnostic(code, Severity.ERROR, message, None, self.file, line + 1, column + 1))
@@ -230,9 +228,7 @@ def _explain(error: yaml.YAMLError, text: str, file: str) -> Diagnostic:
     line = lines[mark.line] if mark.line < len(lines) else ""
     hint, fix = _likely_cause(lines, mark.line, words)
     column = min(mark.column, len(line))
-    return Diagnostic(
-        "yaml-syntax", Severity.ERROR, words, hint, file, mark.line + 1, column + 1, fix=fix
-    )
+    return Diagnostic("yaml-syntax", Severity.ERROR, words, hint, file, mark.line + 1, column + 1, fix=fix)
 
 
 def _of_reader(

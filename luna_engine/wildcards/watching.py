@@ -96,7 +96,7 @@ class Watch:
     def _reload(self) -> None:
         try:
             paths = self._library.refresh_changes()
-        except Exception:
+        except Exception:  # noqa: BLE001 - a task border: the thread must outlive one bad reload
             _log.exception("reloading the wildcards failed; the last state stays")
             return
         if paths:
@@ -111,7 +111,7 @@ class Watch:
     def _tell(self, change: Change) -> None:
         try:
             self._on_event(change)
-        except Exception:
+        except Exception:  # noqa: BLE001 - a task border: a listener's mistake is not the watch's
             _log.exception("a listener of the wildcard watch failed")
 
     def stop(self) -> None:

@@ -1,0 +1,307 @@
+"""`luna wildcards`: expand, count, lint, look at and watch wildcard files. Thin over `luna_engine.wildcards`."""
+
+from __future__ import annotations
+
+import json
+import queue
+import secrets
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from luna_engine import settings
+from luna_engine.errors import InputFileError, LunaError
+from luna_engine.wildcards import Diagnostic, Severity, WildcardLibrary, default_roots
+from luna_engine.wildcards.parser import MOST_CHARACTERS
+from luna_tui import frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from luna_engine.wildcards import Batch, Change, Expansion, TreeNode
+
+_MOST_BYTES = 4 * MOST_CHARACTERS
+
+
+@click.group("wildcards")
+@frame.global_options
+def group() -> None:
+    """Expand, count, check and watch wildcard files."""
+
+
+def _roots(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--root",
+        "roots",
+        multiple=True,
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="A wildcard folder (repeatable); default: the configured ones, then the bundled library.",
+    )(command)
+
+
+def _profile(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--profile",
+        type=click.Choice(["native", "dynamicprompts", "impact"]),
+        default="native",
+        show_default=True,
+        help="The dialect of the template.",
+    )(command)
+
+
+def _library(roots: tuple[Path, ...]) -> WildcardLibrary:
+    if not roots:
+        return WildcardLibrary.load(default_roots(settings.load()))
+    return WildcardLibrary.load(roots)
+
+
+def _template(text: str) -> str:
+    """Return the template: the argument, the file behind ``@``, or stdin for ``-``."""
+    if text == "-":
+        data = sys.stdin.buffer.read(_MOST_BYTES + 1)
+        source = "stdin"
+    elif text.startswith("@"):
+        source = text[1:]
+        try:
+            with Path(source).open("rb") as file:
+                data = file.read(_MOST_BYTES + 1)
+        except OSError as error:
+            raise InputFileError(
+                "file-missing",
+                f"the template {source} cannot be read: {error.strerror or error}",
+                r"write \@ in front if the text itself begins with @" if not Path(source).suffix else None,
+                file=source,
+            ) from error
+    else:
+        return text.removeprefix("\\") if text.startswith(("\\@", "\\-")) else text
+    if len(data) > _MOST_BYTES:
+        raise InputFileError("limit", f"the template {source} is larger than {_MOST_BYTES} bytes", file=source)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputFileError(
+            "encoding", f"the template {source} is not UTF-8 (byte {error.start})", "save it as UTF-8", file=source
+        ) from error
+
+
+def _seed(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    del context, parameter
+    if value == "random":
+        return secrets.randbits(53)
+    digits = value.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 4000:
+        raise click.BadParameter(f"{value[:40]!r} is neither an integer nor 'random'")
+    return int(value)
+
+
+def _variables(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    del context, parameter
+    made: dict[str, str] = {}
+    for value in values:
+        name, sign, text = value.partition("=")
+        if not sign or not name.isidentifier():
+            raise click.BadParameter(f"{value!r} is not NAME=VALUE")
+        made[name] = text
+    return made
+
+
+def _say(diagnostics: Iterable[Diagnostic]) -> None:
+    """Write diagnostics to stderr: errors and warnings always, hints with ``-v``."""
+    for found in dict.fromkeys(diagnostics):
+        if found.severity is not Severity.HINT or frame.output().verbose:
+            frame.output().note(found.as_text())
+
+
+def _print_json(data: Any) -> None:
+    click.echo(json.dumps(data, ensure_ascii=False))
+
+
+@frame.verb(group, "expand")
+@click.argument("template")
+@click.option("--seed", default="0", show_default=True, callback=_seed, metavar="N|random", help="Any integer.")
+@click.option("--count", default=1, show_default=True, type=click.IntRange(1, 100_000), help="How many texts.")
+@click.option("--unique", is_flag=True, help="Only distinct texts; exit 1 if there are not enough.")
+@click.option(
+    "--mode",
+    type=click.Choice(["random", "enumerate", "cycle"]),
+    default="random",
+    show_default=True,
+    help="How sites without a sampler mark draw over a batch.",
+)
+@click.option("--start", default=0, show_default=True, type=click.IntRange(0), help="Index of the first text.")
+@click.option(
+    "--missing",
+    type=click.Choice(["keep", "error", "drop"]),
+    default="keep",
+    show_default=True,
+    help="What happens to references nobody defines.",
+)
+@click.option("--negative", metavar="TEXT", help="A negative prompt expanded in the same draw.")
+@click.option("--var", "variables", multiple=True, callback=_variables, metavar="K=V", help="Set a variable.")
+@click.option("--strict", is_flag=True, help="Fail if anything is an error.")
+@_profile
+@_roots
+def expand(
+    template: str,
+    seed: int,
+    count: int,
+    unique: bool,  # noqa: FBT001 - click passes by name
+    negative: str | None,
+    roots: tuple[Path, ...],
+    **options: Any,
+) -> int:
+    """Expand TEMPLATE (@FILE reads a file, - reads stdin) and print one text a line."""
+    library = _library(roots)
+    text = _template(template)
+    parts: str | Mapping[str, str] = text if negative is None else {"": text, "negative": _template(negative)}
+    if options["mode"] == "enumerate" and negative is not None:
+        raise click.UsageError("--mode enumerate walks one text; leave --negative out")
+    batch = library.expand_many(parts, count, seed, unique, **options)
+    return _report(batch, seed, unique=unique)
+
+
+def _report(batch: Batch, seed: int, *, unique: bool) -> int:
+    out = frame.output()
+    if out.json:
+        records = [_record(result) for result in batch]
+        if batch.diagnostics:
+            for record in records[-1:]:
+                record["diagnostics"] += [found.as_dict() for found in batch.diagnostics]
+        _print_json(records)
+    else:
+        for result in batch:
+            click.echo(result.text)
+            for name, text in result.parts.items():
+                if name:
+                    click.echo(f"{name}: {text}")
+        out.note(f"seed {seed}")
+        _say(found for result in batch for found in result.diagnostics)
+        _say(batch.diagnostics)
+    return 1 if unique and batch.diagnostics else 0
+
+
+def _record(result: Expansion) -> dict[str, Any]:
+    record = result.as_dict()
+    if abs(result.seed) > 1 << 53:
+        record["seed"] = str(result.seed)
+        record["index"] = str(result.index) if abs(result.index) > 1 << 53 else result.index
+    return record
+
+
+@frame.verb(group, "count")
+@click.argument("template")
+@_profile
+@_roots
+def count(template: str, profile: str, roots: tuple[Path, ...]) -> None:
+    """Print the exact number of ways to expand TEMPLATE."""
+    total = _library(roots).count(_template(template), profile=profile)
+    fields = {"count": total if total <= 1 << 53 else str(total)}
+    frame.output().data("luna.wildcards.count/1", fields, str(total))
+
+
+@frame.verb(group, "tree")
+@click.argument("address", required=False)
+@click.option("--depth", type=click.IntRange(1), help="How many levels to show.")
+@click.option("--filter", "words", metavar="TEXT", help="Only addresses that contain TEXT.")
+@_roots
+def tree(address: str | None, depth: int | None, words: str | None, roots: tuple[Path, ...]) -> None:
+    """Print addresses with their numbers of items and combinations."""
+    library = _library(roots)
+    nodes = library.tree(combinations=True)
+    if address is not None:
+        wanted = address.replace("\\", "/")
+        nodes = tuple(node for top in nodes for node in top.walk() if node.address == wanted)
+        if not nodes:
+            raise LunaError("unknown-ref", f"nothing has the address {address!r}", "luna wildcards tree lists all")
+    rows = [
+        (level, node)
+        for level, node in _flat(nodes, 0)
+        if (depth is None or level < depth) and (words is None or words.casefold() in node.address.casefold())
+    ]
+    width = max((len(_label(level, node)) for level, node in rows), default=0)
+    lines = [f"{_label(level, node):<{width}} {node.items:>8} {_number(node.combinations):>14}" for level, node in rows]
+    entries = [{**node.as_dict(), "level": level} for level, node in rows]
+    for entry in entries:
+        del entry["children"]
+    frame.output().data("luna.wildcards.tree/1", {"addresses": entries}, "\n".join(lines))
+    _say(library.diagnostics)
+
+
+def _flat(nodes: tuple[TreeNode, ...], level: int) -> list[tuple[int, TreeNode]]:
+    return [pair for node in nodes for pair in ((level, node), *_flat(node.children, level + 1))]
+
+
+def _label(level: int, node: TreeNode) -> str:
+    return f"{'  ' * level}{node.name}{'/' if node.kind == 'folder' else ''}"
+
+
+def _number(number: int | None) -> str:
+    if number is None:
+        return "-"
+    return str(number) if number < 10**12 else f"{number:.3e}" if number < 10**300 else "huge"
+
+
+@frame.verb(group, "lint")
+@click.argument("paths", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
+@click.option("--fail-on", type=click.Choice(["error", "warning"]), default="error", show_default=True)
+@click.option("--templates", multiple=True, metavar="FILE", help="Check prompt files against the library too.")
+@_roots
+def lint(paths: tuple[Path, ...], style: str, fail_on: str, templates: tuple[str, ...], roots: tuple[Path, ...]) -> int:
+    """Check whole libraries (PATH… or the roots): broken files, dead references, loops, duplicates."""
+    library = _library((*paths, *roots))
+    texts = [_template(f"@{name}") for name in templates]
+    found = library.lint(texts)
+    if style == "json" or frame.output().json:
+        _print_json([diagnostic.as_dict() for diagnostic in found])
+    else:
+        for diagnostic in found:
+            click.echo(diagnostic.as_github() if style == "github" else diagnostic.as_text())
+        totals = {severity: sum(one.severity is severity for one in found) for severity in Severity}
+        frame.output().note(", ".join(f"{number} {severity.value}s" for severity, number in totals.items()))
+    worst = Severity(fail_on).rank
+    return 1 if any(diagnostic.severity.rank <= worst for diagnostic in found) else 0
+
+
+@frame.verb(group, "watch")
+@click.argument("template")
+@click.option("--seed", default="0", show_default=True, callback=_seed, metavar="N|random", help="Any integer.")
+@click.option("--count", default=5, show_default=True, type=click.IntRange(1, 1000), help="How many samples.")
+@click.option("--changes", type=click.IntRange(1), help="Stop after so many changes; default: until Ctrl-C.")
+@_roots
+def watch(template: str, seed: int, count: int, changes: int | None, roots: tuple[Path, ...]) -> None:
+    """Print samples of TEMPLATE, and again after each change of a file."""
+    library = _library(roots)
+    text = _template(template)
+    events: queue.SimpleQueue[Change] = queue.SimpleQueue()
+    library.watch(events.put)
+    try:
+        _show_samples(library, text, seed, count, ())
+        left = changes
+        while left is None or left > 0:
+            change = events.get()
+            if change.notice:
+                frame.output().note(change.notice)
+                continue
+            _show_samples(library, text, seed, count, change.paths)
+            left = None if left is None else left - 1
+    finally:
+        library.close()
+
+
+def _show_samples(library: WildcardLibrary, text: str, seed: int, count: int, changed: tuple[str, ...]) -> None:
+    results = library.preview(text, count, seed)
+    diagnostics = dict.fromkeys(found for result in results for found in result.diagnostics)
+    fields = {
+        "changed": list(changed),
+        "samples": [{"seed": result.seed, "text": result.text} for result in results],
+        "diagnostics": [found.as_dict() for found in diagnostics],
+    }
+    head = f"-- {', '.join(changed)}\n" if changed else ""
+    frame.output().data("luna.wildcards.watch/1", fields, head + "\n".join(result.text for result in results))
+    if not frame.output().json:
+        _say(diagnostics)
+    sys.stdout.flush()
