@@ -145,6 +145,9 @@ class ModelBackend(Protocol):
             DaemonError: ``precision-unsupported``.
         """
 
+    def needed_bytes(self, parts: Mapping[str, Part], precision: str) -> int:
+        """Return the bytes that the weights of a set will hold, from its files' headers."""
+
     def load(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:
         """Build the set.
 

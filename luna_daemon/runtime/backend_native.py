@@ -135,6 +135,12 @@ class NativeBackend:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
+    def needed_bytes(self, parts: Mapping[str, Part], precision: str) -> int:
+        """Return the bytes that the weights of a set will hold: text encoders upcast on a CPU, fp16 on a card."""
+        text_item = 4 if self._device.type == "cpu" else 2
+        items = {role: DTYPES[precision].itemsize if role == "vae" else text_item for role in parts}
+        return sum(part.elements * items[role] for role, part in parts.items())
+
     def load(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> NativeSet:
         """Build a set; see the protocol for arguments and errors."""
         text_roles = [role for role in parts if role != "vae"]

@@ -127,7 +127,7 @@ class ModelStore:
             name = set_id(family, contents, resolved, self.backend.name)
             if name in self.sets:
                 return LoadResult(self.sets[name])
-            evicted = self._make_room(sum(map(_stored_bytes, opened.values())))
+            evicted = self._make_room(self.backend.needed_bytes(opened, resolved))
             model = self.backend.load(family, opened, resolved, check)
         sizes = model.part_bytes()
         parts = tuple(PartStatus(one.role, one.id, contents[one.role], sizes[one.role]) for one in wanted)
@@ -282,10 +282,6 @@ def _without_part(file: OpenFile, label: str) -> DaemonError:
         f"{file.source} is no checkpoint with {label}, nor that part alone; it holds {file.description()}",
         "luna weights inspect FILE says what a file is",
     )
-
-
-def _stored_bytes(part: Part) -> int:
-    return sum(entry.size_bytes for entry in part.entries.values())
 
 
 def _has(held: HeldSet, component: str | None) -> bool:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luna_engine.errors import DaemonError, InputFileError
-from luna_engine.weights.containers.dtypes import DTYPES
 from luna_engine.weights.containers.safetensors_header import read_safetensors_header
 from luna_engine.weights.inspection import inspect_header
 
@@ -102,11 +101,6 @@ class Entry:
     dtype: str
     shape: tuple[int, ...]
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes in the file."""
-        return math.prod(self.shape) * DTYPES[self.dtype]
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -127,6 +121,11 @@ class Part:
     read: Callable[[str], torch.Tensor]
     source: str
     is_of_sdxl: bool = False
+
+    @property
+    def elements(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(entry.shape) for entry in self.entries.values())
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor by its standalone name."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from typing import Any
 
 PROMPTS = {
     "plain": "a photo of a cat sitting on a red chair",
@@ -38,7 +38,7 @@ def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) 
     sys.argv = [sys.argv[0]]
     import comfy.options
 
-    comfy.options.enable_args_parsing(False)
+    comfy.options.enable_args_parsing(enable=False)
     from comfy.cli_args import args
 
     args.cpu = True
@@ -71,7 +71,7 @@ def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) 
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out, {"cases": json.dumps(facts)})
 
 
-def _flatten(key, tokens, tensors, torch):  # noqa: ANN001, ANN202 - torch is only there in this process
+def _flatten(key: str, tokens: Any, tensors: dict[str, Any], torch: Any) -> dict[str, list[int]]:
     roles = {}
     for role, chunks in tokens.items():
         ids, weights, vectors = [], [], []
@@ -90,7 +90,7 @@ def _flatten(key, tokens, tensors, torch):  # noqa: ANN001, ANN202 - torch is on
     return roles
 
 
-def _vae(vae, tensors, torch) -> None:  # noqa: ANN001 - as above
+def _vae(vae: Any, tensors: dict[str, Any], torch: Any) -> None:
     generator = torch.Generator().manual_seed(7)
     for height, width, count in ((64, 64, 1), (70, 93, 1), (64, 128, 3), (129, 72, 1)):
         key = f"vae@{height}x{width}x{count}"

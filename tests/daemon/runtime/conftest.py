@@ -54,7 +54,7 @@ def _extract(source: Path, prefix: str, destination: Path) -> None:
 
     destination.parent.mkdir(parents=True, exist_ok=True)
     with safe_open(source, framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 - no mapping
+        names = [name for name in sorted(file.keys()) if name.startswith(prefix)]
         save_file({name.removeprefix(prefix): file.get_tensor(name) for name in names}, destination)
 
 

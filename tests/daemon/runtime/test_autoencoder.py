@@ -32,7 +32,7 @@ def vae(weights: dict[str, torch.Tensor]) -> Autoencoder:
 
 @pytest.fixture(scope="module")
 def reference(weights: dict[str, torch.Tensor]) -> AutoencoderKL:
-    """diffusers' model, filled through diffusers' own key conversion."""
+    """Fill diffusers' model through its own key conversion."""
     model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -45,14 +45,16 @@ def reference(weights: dict[str, torch.Tensor]) -> AutoencoderKL:
     return model
 
 
-def test_the_expected_names_are_those_of_the_original_layout(weights) -> None:
+def test_the_expected_names_are_those_of_the_original_layout(weights: dict[str, torch.Tensor]) -> None:
     expected = expected_shapes()
     assert set(expected) == set(weights)
     for name, shape in expected.items():
         assert weights[name].numel() == torch.Size(shape).numel(), name
 
 
-def test_encoding_is_the_mean_of_diffusers_posterior_without_scaling(vae, reference) -> None:
+def test_encoding_is_the_mean_of_diffusers_posterior_without_scaling(
+    vae: Autoencoder, reference: AutoencoderKL
+) -> None:
     pixels = torch.rand(1, 64, 40, 3, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         found = vae.encode(pixels, lambda: None)
@@ -61,7 +63,7 @@ def test_encoding_is_the_mean_of_diffusers_posterior_without_scaling(vae, refere
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_decoding_is_diffusers_decode_brought_to_0_and_1(vae, reference) -> None:
+def test_decoding_is_diffusers_decode_brought_to_0_and_1(vae: Autoencoder, reference: AutoencoderKL) -> None:
     latent = torch.randn(1, 4, 6, 9, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         found = vae.decode(latent, lambda: None)
@@ -71,7 +73,7 @@ def test_decoding_is_diffusers_decode_brought_to_0_and_1(vae, reference) -> None
     assert 0 < float(found.std()) < 1
 
 
-def test_a_batch_is_its_images_in_order(vae) -> None:
+def test_a_batch_is_its_images_in_order(vae: Autoencoder) -> None:
     latent = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         together = vae.decode(latent, lambda: None)
@@ -79,7 +81,7 @@ def test_a_batch_is_its_images_in_order(vae) -> None:
             assert torch.equal(together[index], vae.decode(latent[index : index + 1], lambda: None)[0])
 
 
-def test_cancel_is_looked_at_between_images(vae) -> None:
+def test_cancel_is_looked_at_between_images(vae: Autoencoder) -> None:
     seen = 0
 
     def check() -> None:
@@ -102,7 +104,9 @@ def test_cancel_is_looked_at_between_images(vae) -> None:
         ((1, 1, 64, 64, 3), (64, 64), None),
     ],
 )
-def test_sides_are_cropped_at_the_centre_and_alpha_is_dropped(shape, kept, crop) -> None:
+def test_sides_are_cropped_at_the_centre_and_alpha_is_dropped(
+    shape: tuple[int, ...], kept: tuple[int, int], crop: tuple[int, int] | None
+) -> None:
     pixels = torch.arange(torch.Size(shape).numel(), dtype=torch.float32).reshape(shape)
     found = images.prepare_pixels(pixels, FACTS)
     flat = pixels[:, 0] if len(shape) == 5 else pixels
@@ -112,14 +116,14 @@ def test_sides_are_cropped_at_the_centre_and_alpha_is_dropped(shape, kept, crop)
 
 
 @pytest.mark.parametrize("shape", [(1, 7, 64, 3), (1, 64, 64, 1), (0, 64, 64, 3), (1, 2, 64, 64, 3), (64, 64, 3)])
-def test_pixels_that_are_no_images_are_refused(shape) -> None:
+def test_pixels_that_are_no_images_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DaemonError) as caught:
         images.prepare_pixels(torch.zeros(shape), FACTS)
     assert caught.value.code == "image-shape"
 
 
 @pytest.mark.parametrize("shape", [(1, 16, 8, 8), (1, 4, 8), (1, 4, 2, 8, 8), (1, 4, 0, 8)])
-def test_latents_of_another_model_are_refused(shape) -> None:
+def test_latents_of_another_model_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DaemonError) as caught:
         images.prepare_latent(torch.zeros(shape), FACTS)
     assert caught.value.code == "latent-mismatch"
