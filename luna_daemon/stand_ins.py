@@ -95,6 +95,7 @@ class PatcherStandIn:
         self._remote = remote
         self._prefix = prefix
         self.is_clip = is_clip
+        self.model = RemoteModule(remote, "patcher.model", prefix)
         self.forced_hooks: Any = None
         self.patches: dict[str, Any] = {}
         self.patches_uuid = uuid.uuid4()
@@ -110,7 +111,7 @@ class PatcherStandIn:
 
     def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Any]:
         """Return meta tensors by name."""
-        tensors = RemoteModule(self._remote, "patcher.model", self._prefix).state_dict()
+        tensors = self.model.state_dict()
         return {name: t for name, t in tensors.items() if filter_prefix is None or name.startswith(filter_prefix)}
 
     def add_patches(
@@ -129,19 +130,22 @@ class PatcherStandIn:
         """See `reject_patches`: a hook that patches weights cannot follow them to the daemon."""
         return reject_patches(patches, self._remote.names(), (float(strength_patch), float(strength_model)))
 
-    def register_all_hook_patches(self, hooks: Any, *_: Any, **__: Any) -> None:
-        """Accept hooks that leave weights alone.
+    def register_all_hook_patches(
+        self, hooks: Any, target_dict: Mapping[str, Any], model_options: Any = None, registered: Any = None
+    ) -> Any:
+        """Let every weight hook of a group register itself here; other kinds do nothing to a text encoder.
+
+        Returns:
+            The group of those that did.
 
         Raises:
-            DaemonError: ``patch-unsupported`` if one of them patches weights.
+            DaemonError: ``patch-unsupported`` if one of them patches weights that are in the daemon.
         """
-        weight_hooks = [hook for hook in hooks.hooks if getattr(hook.hook_type, "value", None) == "weight"]
-        if any(hook.strength_clip != 0 for hook in weight_hooks):
-            raise DaemonError(
-                "patch-unsupported",
-                "a weight hook (a scheduled LoRA) targets a text encoder in the daemon; this daemon cannot do that",
-                "take the CLIP from before the tunnel for this prompt",
-            )
+        if registered is None:
+            registered = type(hooks)()
+        for hook in (hook for hook in hooks.hooks if getattr(hook.hook_type, "value", None) == "weight"):
+            hook.add_hook_patches(self, model_options, target_dict, registered)
+        return registered
 
     def get_ram_usage(self) -> int:
         """Return 0: nothing is held here."""

@@ -2,87 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import comfy_nodes
+from tests.nodes.workflows import (
+    CHECKPOINT,
+    Prompt,
+    assert_equal_tensors,
+    node,
+    succeeds,
+    tensors,
+    workflow,
+    written,
+)
 
 if TYPE_CHECKING:
-    from conftest import ComfyServer, DaemonHandle, Run
+    from tests.nodes.processes import ComfyServer, DaemonHandle
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(900)]
-
-CHECKPOINT = "demo-sd15.safetensors"
-TEMPLATE = "a {2-4::small|(tall:1.3)} {red|blue} boat, {fog|rain}"
-Prompt = dict[str, dict[str, Any]]
-
-
-def node(kind: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": kind, "inputs": inputs}
-
-
-def workflow(variant: str, name: str, *, template: str = TEMPLATE, seed: int = 5) -> Prompt:
-    """Build wildcard prompt, two encodes, one sampler step, decode, probe; the variant says who does CLIP and VAE."""
-    prompt: Prompt = {
-        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-        "wild": node(
-            "LunaYAMLWildcard",
-            prompt_template=template,
-            seed=seed,
-            negative_template="{blurry|dark} picture",
-            missing="keep",
-        ),
-        "empty": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sampler": node(
-            "KSampler",
-            model=["ckpt", 0],
-            positive=["positive", 0],
-            negative=["negative", 0],
-            latent_image=["empty", 0],
-            seed=3,
-            steps=1,
-            cfg=2.0,
-            sampler_name="euler",
-            scheduler="normal",
-            denoise=1.0,
-        ),
-        "probe": node("LunaTestProbe", value=["decode", 0], name=name),
-        "text": node("LunaTestProbe", value=["wild", 0], name=f"{name}-text"),
-    }
-    clip, vae = (["ckpt", 1], ["ckpt", 2])
-    if variant == "tunnel":
-        prompt["tunnel"] = node("LunaCheckpointTunnel", model=["ckpt", 0], clip=clip, vae=vae)
-        prompt["status"] = node("LunaTestProbe", value=["tunnel", 3], name=f"{name}-status")
-        clip, vae = (["tunnel", 1], ["tunnel", 2])
-    for output, role in enumerate(("positive", "negative")):
-        prompt[role] = (
-            node("LunaSharedCLIPEncode", text=["wild", output])
-            if variant == "shared"
-            else node("CLIPTextEncode", text=["wild", output], clip=clip)
-        )
-    prompt["decode"] = (
-        node("LunaSharedVAEDecode", samples=["sampler", 0])
-        if variant == "shared"
-        else node("VAEDecode", samples=["sampler", 0], vae=vae)
-    )
-    return prompt
-
-
-def succeeds(run: Run) -> None:
-    assert run.is_success, run
-
-
-def tensors(server: ComfyServer, name: str) -> dict[str, torch.Tensor]:
-    return load_file(server.output(f"{name}.safetensors"))
-
-
-def written(server: ComfyServer, name: str) -> Any:
-    return json.loads(server.output(f"{name}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -173,14 +114,6 @@ def test_two_prompts_in_turn_get_their_own_conditioning(comfy_server: ComfyServe
         skipped = tensors(comfy_server, f"{name}-0-skip")
         assert_equal_tensors(tensors(comfy_server, f"{name}-1-skip"), skipped, 1e-5)
         assert not torch.allclose(skipped["0.cond"], stock["0.cond"], atol=1e-2)
-
-
-def assert_equal_tensors(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], atol: float) -> None:
-    assert found.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        assert found[name].shape == tensor.shape
-        assert found[name].dtype == tensor.dtype
-        assert float((found[name] - tensor).abs().max()) <= atol, name
 
 
 def test_clip_skip_on_the_shared_node_is_that_of_clip_set_last_layer(comfy_server: ComfyServer) -> None:

@@ -1,0 +1,134 @@
+"""Stock nodes on DaemonCLIP and DaemonVAE: what they reach into, beyond the plain encode and decode."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.nodes.processes import poll_until
+from tests.nodes.workflows import CHECKPOINT, Prompt, assert_equal_tensors, node, succeeds, tensors
+
+if TYPE_CHECKING:
+    from tests.nodes.processes import ComfyServer, DaemonHandle
+
+pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(900)]
+
+
+def both(name: str, build: object) -> Prompt:
+    """Build the same nodes twice, on the stock CLIP and VAE and on the proxies, each ending in a probe."""
+    prompt: Prompt = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "tunnel": node("LunaCheckpointTunnel", model=["ckpt", 0], clip=["ckpt", 1], vae=["ckpt", 2]),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+    }
+    for side in ("ckpt", "tunnel"):
+        nodes, last = build([side, 1], [side, 2], side)  # type: ignore[operator]  # one of the functions below
+        prompt.update(nodes)
+        prompt[f"probe-{side}"] = node("LunaTestProbe", value=last, name=f"{name}-{side}")
+    return prompt
+
+
+def same_on_both_sides(server: ComfyServer, name: str, build: object, atol: float = 1e-5) -> None:
+    succeeds(server.run(both(name, build)))
+    assert_equal_tensors(tensors(server, f"{name}-tunnel"), tensors(server, f"{name}-ckpt"), atol)
+
+
+def test_hooks_with_a_clip_schedule_give_one_entry_per_keyframe(comfy_server: ComfyServer) -> None:
+    def build(clip: list[object], vae: list[object], side: str) -> tuple[Prompt, list[object]]:
+        nodes: Prompt = {
+            f"frame-{side}": node("CreateHookKeyframe", strength_mult=0.5, start_percent=0.4),
+            f"hook-{side}": node(
+                "CreateHookLora", lora_name="demo-lora_sd15.safetensors", strength_model=1.0, strength_clip=0.0
+            ),
+            f"timed-{side}": node("SetHookKeyframes", hooks=[f"hook-{side}", 0], hook_kf=[f"frame-{side}", 0]),
+            f"hooked-{side}": node(
+                "SetClipHooks", clip=clip, hooks=[f"timed-{side}", 0], apply_to_conds=True, schedule_clip=True
+            ),
+            f"encode-{side}": node("CLIPTextEncode", text="a boat", clip=[f"hooked-{side}", 0]),
+        }
+        return nodes, [f"encode-{side}", 0]
+
+    same_on_both_sides(comfy_server, "hooks", build)
+    assert "1.cond" in tensors(comfy_server, "hooks-tunnel")
+
+
+def test_a_hook_that_would_patch_the_text_encoder_is_refused_where_it_is_set(comfy_server: ComfyServer) -> None:
+    prompt: Prompt = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "tunnel": node("LunaCheckpointTunnel", model=["ckpt", 0], clip=["ckpt", 1], vae=["ckpt", 2]),
+        "hook": node("CreateHookLora", lora_name="demo-lora_sd15.safetensors", strength_model=1.0, strength_clip=1.0),
+        "hooked": node("SetClipHooks", clip=["tunnel", 1], hooks=["hook", 0], apply_to_conds=True, schedule_clip=False),
+        "encode": node("CLIPTextEncode", text="a boat", clip=["hooked", 0]),
+        "probe": node("LunaTestProbe", value=["encode", 0], name="hook-refused"),
+    }
+    run = comfy_server.run(prompt)
+    assert run.error["node_id"] == "hooked"
+    assert "patch-unsupported" in run.error["exception_message"]
+
+
+def test_inpaint_encoding_equals_stock(comfy_server: ComfyServer) -> None:
+    def build(clip: list[object], vae: list[object], side: str) -> tuple[Prompt, list[object]]:
+        nodes: Prompt = {
+            f"image-{side}": node("EmptyImage", width=72, height=64, batch_size=1, color=0x806040),
+            f"mask-{side}": node("SolidMask", value=1.0, width=72, height=64),
+            f"encode-{side}": node(
+                "VAEEncodeForInpaint",
+                pixels=[f"image-{side}", 0],
+                vae=vae,
+                mask=[f"mask-{side}", 0],
+                grow_mask_by=6,
+            ),
+        }
+        return nodes, [f"encode-{side}", 0]
+
+    same_on_both_sides(comfy_server, "inpaint", build, 1e-4)
+
+
+@pytest.mark.parametrize("option", ["CLIPTextEncodeSDXL", "CLIPTextEncodeFlux"])
+def test_nodes_of_other_families_fail_with_a_sentence_not_a_crash(comfy_server: ComfyServer, option: str) -> None:
+    """Stock CLIPTextEncodeSDXL on an SD1.5 CLIP raises KeyError 'g'; the proxy behaves as the CLIP it stands for."""
+    inputs = {
+        "CLIPTextEncodeSDXL": {
+            **dict.fromkeys(("width", "height", "target_width", "target_height"), 64),
+            **dict.fromkeys(("crop_w", "crop_h"), 0),
+            "text_g": "a",
+            "text_l": "b",
+        },
+        "CLIPTextEncodeFlux": {"clip_l": "a", "t5xxl": "b", "guidance": 3.5},
+    }[option]
+    answers = []
+    for side in ("ckpt", "tunnel"):
+        prompt: Prompt = {
+            "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+            "tunnel": node("LunaCheckpointTunnel", model=["ckpt", 0], clip=["ckpt", 1], vae=["ckpt", 2]),
+            "encode": node(option, clip=[side, 1], **inputs),
+            "probe": node("LunaTestProbe", value=["encode", 0], name=f"other-{side}"),
+        }
+        run = comfy_server.run(prompt)
+        answers.append((run.is_success, None if run.is_success else run.error["exception_type"]))
+    assert answers[0] == answers[1]
+
+
+def test_an_interrupt_ends_a_wait_for_the_daemon_and_comfyui_goes_on(
+    comfy_server: ComfyServer, daemon: DaemonHandle
+) -> None:
+    """A decode of 24 large images takes the daemon many seconds; the interrupt comes while it works."""
+    prompt: Prompt = {
+        "latent": node("EmptyLatentImage", width=768, height=768, batch_size=24),
+        "decode": node("LunaSharedVAEDecode", samples=["latent", 0]),
+        "probe": node("LunaTestProbe", value=["decode", 0], name="interrupted"),
+    }
+    ended: list[object] = []
+    runner = threading.Thread(target=lambda: ended.append(comfy_server.run(prompt)))
+    runner.start()
+    poll_until("the daemon computes", 60, daemon.is_computing)
+    comfy_server.request("/interrupt", {})
+    runner.join(30)
+    assert not runner.is_alive()
+    (run,) = ended
+    assert not run.is_success  # type: ignore[attr-defined]  # a Run
+    assert "execution_interrupted" in run.messages  # type: ignore[attr-defined]
+    status: Prompt = {"status": node("LunaDaemonStatus")}
+    succeeds(comfy_server.run(status))
