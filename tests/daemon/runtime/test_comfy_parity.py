@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,12 @@ from luna_daemon.runtime.embeddings import EmbeddingFiles
 from luna_daemon.runtime.files import ModelFiles
 from luna_daemon.runtime.parts import OpenFile
 from luna_daemon.runtime.vocabulary import PackagedVocabulary, open_vocabulary
+from tests.daemon.runtime import golden
 
 pytestmark = pytest.mark.comfyui
 
 COND_LIMIT = 1e-5
 VAE_LIMIT = 1e-4
-_spec = importlib.util.spec_from_file_location("luna_golden", Path(__file__).with_name("golden.py"))
-assert _spec is not None
-assert _spec.loader is not None
-golden = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(golden)
 
 
 @pytest.fixture(scope="module")
