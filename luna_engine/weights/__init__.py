@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from luna_engine.weights.conversion import ConversionReport
     from luna_engine.weights.precisions import Precision
+    from luna_engine.weights.verification import VerificationReport
 
-__all__ = ["ConversionOptions", "ConversionPlan", "Inspection", "Progress", "convert", "inspect", "plan"]
+__all__ = ["ConversionOptions", "ConversionPlan", "Inspection", "Progress", "convert", "inspect", "plan", "verify"]
 
 
 def convert(
@@ -36,3 +37,10 @@ def convert(
     from luna_engine.weights import conversion
 
     return conversion.convert(source, destination, precision, progress, cancel=cancel, options=options)
+
+
+def verify(path: str | Path, source: str | Path | None = None) -> VerificationReport:
+    """Check a file that Luna made, and compare it with its source if given; see `luna_engine.weights.verification`."""
+    from luna_engine.weights import verification
+
+    return verification.verify(path, source)

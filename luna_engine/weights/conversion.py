@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-import resource
 import shutil
 import sys
 import threading
@@ -374,5 +373,9 @@ def _explained(destination: Path) -> Iterator[None]:
 
 
 def _peak_rss() -> int:
+    if sys.platform == "win32":
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak) * (1 if sys.platform == "darwin" else 1024)

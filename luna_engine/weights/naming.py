@@ -68,6 +68,14 @@ def default_folder(source: Path, settings: Settings) -> Path:
     return root.parent / _OPTIMIZED if root.name in SOURCE_FOLDERS else source.absolute().parent
 
 
+def variant_folders(roots: tuple[Path, ...], settings: Settings) -> tuple[Path, ...]:
+    """Return the folders beside ``roots`` where converted files of their sources may lie."""
+    folders = [root.parent / _OPTIMIZED for root in roots if root.name in SOURCE_FOLDERS]
+    if settings.weights.optimized_dir:
+        folders.append(Path(settings.weights.optimized_dir).expanduser())
+    return tuple(folder for folder in dict.fromkeys(folders) if folder.is_dir())
+
+
 def destination_of(source: Path, precision: Precision, folder: Path | None, settings: Settings) -> Path:
     """Return the full path of a variant.
 

@@ -1,0 +1,230 @@
+"""The queue of conversions: submit, start the next worker, watch, cancel, retry.
+
+Workers are processes of their own and survive whoever started them. Exactly one runs at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import psutil
+
+from luna_engine import paths, settings
+from luna_engine.errors import ConversionError, LunaError
+from luna_engine.weights.jobs import Job, JobState, JobStore, new_id, now
+from luna_engine.weights.locking import is_alive
+from luna_engine.weights.naming import destination_of, source_roots
+from luna_engine.weights.plans import ConversionOptions, plan
+from luna_engine.weights.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+if sys.platform != "win32":
+    import fcntl
+
+_MOST_ATTEMPTS = 3  # the first, and two after a worker died
+
+
+class JobQueue:
+    """The queue of one state folder. All methods may be called from any process."""
+
+    def __init__(self, store: JobStore) -> None:
+        self.store = store
+
+    @classmethod
+    def open(cls, state_dir: Path | None = None) -> JobQueue:
+        """Open the queue of the state folder (None: the user's)."""
+        return cls(JobStore.open(state_dir))
+
+    def submit(
+        self, source: Path, precision: str, out: Path | None = None, options: ConversionOptions | None = None
+    ) -> Job:
+        """Add a job after planning it, so that what cannot be converted is refused at once.
+
+        Args:
+            source: the file to convert.
+            precision: a label.
+            out: a folder; None takes the default one.
+            options: see ConversionOptions.
+
+        Raises:
+            LunaError: whatever `plan` raises.
+        """
+        known = settings.load()
+        options = options or ConversionOptions()
+        options = dataclasses.replace(options, roots=options.roots or source_roots(known))
+        found = plan(source, precision, options=options)
+        job = Job(
+            new_id(),
+            str(source.absolute()),
+            found.precision.label,
+            str(destination_of(source, found.precision, out, known)),
+            allow_finer=options.allow_finer,
+            reshape=options.reshape,
+            queued_at=now(),
+            output_bytes=found.size_bytes,
+        )
+        self.store.save(job)
+        self.store.append(
+            job.id,
+            Progress("queued", now(), job.id, total_bytes=found.source_bytes, destination=job.destination),
+        )
+        return job
+
+    def jobs(self) -> tuple[Job, ...]:
+        """Return all jobs, oldest first."""
+        return self.store.all()
+
+    def progress(self, job_id: str) -> Progress | None:
+        """Return how far a job is."""
+        return self.store.progress(job_id)
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job: a queued one at once, a running one by asking its worker, which then removes its part file.
+
+        Raises:
+            LunaError: ``job-missing``; ``job-over`` if it has ended.
+        """
+        with self._locked():
+            job = self.store.load(job_id)
+            if job.state.is_over:
+                raise LunaError("job-over", f"job {job_id} is {job.state.value} already")
+            if _is_running(job) and job.pid is not None:
+                self.store.cancel_path(job_id).touch()
+                os.kill(job.pid, signal.SIGTERM)
+                return job
+            return self._end(job, JobState.CANCELLED)
+
+    def claim(self, job_id: str) -> Job:
+        """Take a job as its worker: it is running now, under this process.
+
+        Raises:
+            ConversionError: ``cancelled`` if it was stopped before it began.
+        """
+        with self._locked():  # whoever started this process has written the job's file by now
+            job = self.store.load(job_id)
+            if self.store.cancel_path(job_id).exists():
+                self._end(job, JobState.CANCELLED)
+                raise ConversionError("cancelled", f"{job.name} was cancelled before it began")
+            me = psutil.Process()
+            return self.store.save(
+                dataclasses.replace(
+                    job,
+                    state=JobState.RUNNING,
+                    pid=me.pid,
+                    create_time=me.create_time(),
+                    started_at=now(),
+                    attempts=max(1, job.attempts),
+                )
+            )
+
+    def retry(self, job_id: str) -> Job:
+        """Queue a failed or cancelled job again.
+
+        Raises:
+            LunaError: ``job-missing``; ``job-active`` if it has not ended.
+        """
+        with self._locked():
+            job = self.store.load(job_id)
+            if not job.state.is_over:
+                raise LunaError("job-active", f"job {job_id} is {job.state.value}")
+            fresh = dataclasses.replace(
+                job, state=JobState.QUEUED, error=None, result=None, attempts=0, pid=None, create_time=None,
+                started_at=None, ended_at=None, queued_at=now(),
+            )  # fmt: skip
+            self.store.append(job_id, Progress("queued", now(), job_id, destination=job.destination))
+            return self.store.save(fresh)
+
+    def run_next(self) -> Job | None:
+        """Start a detached worker for the oldest queued job; None if one runs already or nothing waits."""
+        with self._locked():
+            jobs = [self._reclaimed(job) for job in self.jobs()]
+            if any(_is_running(job) for job in jobs):
+                return None
+            waiting = next((job for job in jobs if job.state is JobState.QUEUED), None)
+            return None if waiting is None else self._start(waiting, detached=True)[0]
+
+    def start(self, job_id: str) -> subprocess.Popen[bytes]:
+        """Start a worker for this very job as a child that dies with its terminal, and return the process.
+
+        Raises:
+            ConversionError: ``job-active`` if the job is not waiting.
+        """
+        with self._locked():
+            job = self.store.load(job_id)
+            if job.state is not JobState.QUEUED:
+                raise ConversionError("job-active", f"job {job_id} is {job.state.value}")
+            return self._start(job, detached=False)[1]
+
+    def _start(self, job: Job, *, detached: bool) -> tuple[Job, subprocess.Popen[bytes]]:
+        command = [sys.executable, "-m", "luna_engine.weights.worker", job.id]
+        environment = {**os.environ, "LUNA_JOBS": str(self.store.folder)}
+        with self.store.log_path(job.id).open("ab") as log:
+            worker = subprocess.Popen(
+                command,
+                cwd=paths.checkout_root(),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=detached,
+            )
+        started = dataclasses.replace(
+            job,
+            state=JobState.RUNNING,
+            pid=worker.pid,
+            create_time=_create_time(worker.pid),
+            attempts=job.attempts + 1,
+            started_at=now(),
+        )
+        return self.store.save(started), worker
+
+    def _reclaimed(self, job: Job) -> Job:
+        """Queue a job again whose worker died, at most twice; then it has failed."""
+        if job.state not in {JobState.RUNNING, JobState.VERIFYING} or _is_running(job):
+            return job
+        if self.store.cancel_path(job.id).exists():
+            return self._end(job, JobState.CANCELLED)
+        if job.attempts < _MOST_ATTEMPTS:
+            return self.store.save(dataclasses.replace(job, state=JobState.QUEUED, pid=None, create_time=None))
+        error = ConversionError(
+            "convert-failed",
+            f"the worker of {job.name} died {job.attempts} times",
+            f"its last words are in {self.store.log_path(job.id)}",
+        )
+        return self._end(job, JobState.FAILED, error.as_dict())
+
+    def _end(self, job: Job, state: JobState, error: dict[str, object] | None = None) -> Job:
+        self.store.cancel_path(job.id).unlink(missing_ok=True)
+        self.store.append(
+            job.id,
+            Progress(state.value, now(), job.id, phase="commit", destination=job.destination, error=error),
+        )
+        return self.store.save(dataclasses.replace(job, state=state, error=error, ended_at=now()))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes of this machine out of the queue for a moment."""
+        with (self.store.folder / "queue.lock").open("ab") as file:
+            if sys.platform != "win32":
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _is_running(job: Job) -> bool:
+    return job.state in {JobState.RUNNING, JobState.VERIFYING} and is_alive(job.pid, job.create_time)
+
+
+def _create_time(pid: int) -> float | None:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:  # it has ended already; the worker's own words in the job file win
+        return None

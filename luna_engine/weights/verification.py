@@ -1,0 +1,238 @@
+"""`verify`: reads a converted file again and says whether it is whole and, beside its source, how far it is off.
+
+Run as `python -m luna_engine.weights.verification FILE...`: the faces must not load NumPy. One JSON line per file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from luna_engine.errors import ConversionError, InputFileError, LunaError
+from luna_engine.weights import provenance
+from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
+from luna_engine.weights.containers.ggml_types import BY_NAME
+from luna_engine.weights.containers.reading import read_at
+from luna_engine.weights.headers import read_header
+from luna_engine.weights.kernels import casts
+from luna_engine.weights.kernels.numpy_blocks import NumpyBlocks
+from luna_engine.weights.plans import ConversionOptions, plan
+from luna_engine.weights.streaming import CHUNK, hash_line, tree_hash
+from luna_engine.weights.tensor_classes import ErrorSum, tensor_class
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from luna_engine.weights.containers.records import TensorInfo
+    from luna_engine.weights.plans import PlannedTensor
+    from luna_engine.weights.precisions import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationReport:
+    """What was checked. ``errors`` are per class against the source; None without one."""
+
+    path: Path
+    made_by: str
+    precision: str
+    tensors: int
+    size_bytes: int
+    data_sha256: str
+    errors: dict[str, dict[str, float]] | None
+    checked: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a JSON-safe record."""
+        return {**dataclasses.asdict(self), "path": str(self.path), "checked": list(self.checked)}
+
+
+def verify(path: str | Path, source: str | Path | None = None) -> VerificationReport:
+    """Check a file that Luna made.
+
+    Structure, types and the hash of all tensors are always checked, and that every value is finite; with ``source``
+    every value is compared with it.
+
+    Raises:
+        InputFileError: ``file-missing``, ``file-damaged`` (structure or hash), ``source-changed`` (it is not the
+            source this file was made from), ``wrong-type`` (not made by Luna).
+        ConversionError: ``verify-differs`` when the decoded values are not the source's.
+    """
+    path = Path(path)
+    header = read_header(path)
+    known = provenance.read(header.metadata)
+    if known is None:
+        raise InputFileError(
+            "wrong-type",
+            f"{path.name} carries no word of Luna: nothing says what it should hold",
+            "`luna weights inspect` shows what it holds",
+            file=str(path),
+        )
+    stored = {tensor.name: _stored_shape(tensor) for tensor in header.tensors}
+    with path.open("rb", buffering=0) as file:
+        lines = [_check_tensor(file, path, tensor, stored[tensor.name]) for tensor in header.tensors]
+    digest = tree_hash(lines)
+    if digest != known.data_sha256:
+        raise InputFileError(
+            "file-damaged",
+            f"{path.name}: its tensors are not those that were written ({digest[:12]}, {known.data_sha256[:12]} noted)",
+            "delete it and convert again",
+            file=str(path),
+        )
+    checked = ["structure", "hash", "finite"]
+    errors = None
+    if source is not None:
+        errors = _compare(path, Path(source), known)
+        checked.append("values")
+    return VerificationReport(
+        path,
+        f"luna {known.version}",
+        known.precision,
+        len(header.tensors),
+        header.size_bytes,
+        digest,
+        errors,
+        tuple(checked),
+    )
+
+
+def _stored_shape(tensor: TensorInfo) -> tuple[int, ...]:
+    """Return the shape as it stands in the file: a reshaped tensor has rows of 256, or of one block."""
+    kind = BY_NAME.get(tensor.dtype)
+    if kind is None or kind.block == 1 or tensor.shape[-1] % kind.block == 0:
+        return tensor.shape
+    elements = math.prod(tensor.shape)
+    columns = 256 if elements % 256 == 0 else kind.block
+    return (elements // columns, columns)
+
+
+def _check_tensor(file: BinaryIO, path: Path, tensor: TensorInfo, stored: tuple[int, ...]) -> str:
+    digest = hashlib.sha256()
+    step = CHUNK * _bytes_per_block(tensor.dtype)
+    left = tensor.size_bytes
+    while left:
+        data = read_at(file, tensor.offset + tensor.size_bytes - left, min(left, step))
+        if len(data) < min(left, step):
+            raise InputFileError("file-damaged", f"{path.name}: {tensor.name} ends early", file=str(path))
+        digest.update(data)
+        left -= len(data)
+        if not _is_finite(tensor.dtype, np.frombuffer(data, np.uint8)):
+            raise InputFileError(
+                "file-damaged", f"{path.name}: {tensor.name} holds values that are not finite", file=str(path)
+            )
+    return hash_line(tensor.name, tensor.dtype, stored, digest.hexdigest())
+
+
+def _is_finite(dtype: str, data: np.ndarray) -> bool:
+    """Tell whether no value of a chunk (whole blocks) is infinite or NaN; of blocks the scales decide."""
+    if dtype in FLOATS:
+        return math.isfinite(casts.greatest(dtype, data))
+    if dtype == "Q8_0":
+        scales = np.ascontiguousarray(data.reshape(-1, BY_NAME[dtype].block_bytes)[:, :2])
+        return math.isfinite(casts.greatest("F16", scales.reshape(-1)))
+    return True
+
+
+def _bytes_per_block(dtype: str) -> int:
+    return BY_NAME[dtype].block_bytes if dtype in BY_NAME else DTYPES[dtype]
+
+
+def _compare(path: Path, source: Path, known: provenance.Provenance) -> dict[str, dict[str, float]]:
+    """Decode every value of both files and return the error per class."""
+    found = plan(source, known.precision, options=ConversionOptions(allow_finer=True))
+    if found.stamp.header_sha256 != known.stamp.header_sha256:
+        raise InputFileError(
+            "source-changed",
+            f"{path.name} was made from another state of {known.stamp.name}",
+            "convert again",
+            file=str(source),
+        )
+    written = {tensor.name: tensor for tensor in read_header(path).tensors}
+    missing = [planned.name for planned in found.tensors if planned.name not in written]
+    if missing:
+        raise InputFileError("file-damaged", f"{path.name} lacks {missing[0]}", file=str(path))
+    sums: dict[str, ErrorSum] = {}
+    blocks = NumpyBlocks()
+    with path.open("rb", buffering=0) as output, source.open("rb", buffering=0) as original:
+        for planned in found.tensors:
+            kind = tensor_class(planned.name, len(planned.source.shape))
+            total = sums.setdefault(kind, ErrorSum())
+            total.merge(_difference(output, written[planned.name], original, planned, blocks))
+    for kind, total in sums.items():
+        _judge(path, kind, total, found.precision)
+    return {
+        kind: {"tensors": total.tensors, "rmse": total.relative_rmse, "max": total.greatest}
+        for kind, total in sorted(sums.items())
+    }
+
+
+def _judge(path: Path, kind: str, total: ErrorSum, precision: Precision) -> None:
+    if total.relative_rmse > 2 * precision.usual_error:
+        raise ConversionError(
+            "verify-differs",
+            f"{path.name}: {kind} tensors differ from the source by {total.relative_rmse:.3g}, "
+            f"{2 * precision.usual_error:.3g} would be usual",
+            "convert again; if it stays, report it",
+        )
+
+
+def _difference(
+    output: BinaryIO, info: TensorInfo, original: BinaryIO, planned: PlannedTensor, blocks: NumpyBlocks
+) -> ErrorSum:
+    total = ErrorSum(tensors=1)
+    source = planned.source
+    if source.dtype not in FLOATS or not math.prod(source.shape):
+        return total
+    scale = 1.0 if planned.scale is None else float(_floats(original, planned.scale, 0, 1, blocks)[0])
+    elements = math.prod(source.shape)
+    for start in range(0, elements, CHUNK):
+        count = min(CHUNK, elements - start)
+        before = _floats(original, source, start, count, blocks) * np.float32(scale)
+        after = _floats(output, info, start, count, blocks)
+        difference = after - before
+        total.add(float(difference @ difference), float(before @ before), float(np.max(np.abs(difference), initial=0)))
+    return total
+
+
+def _floats(file: BinaryIO, info: TensorInfo, start: int, count: int, blocks: NumpyBlocks) -> np.ndarray:
+    values = np.empty(count, np.float32)
+    if info.dtype in FLOATS:
+        size = DTYPES[info.dtype]
+        file.seek(info.offset + start * size)
+        casts.widen(info.dtype, np.frombuffer(file.read(count * size), np.uint8), values)
+    else:
+        kind = BY_NAME[info.dtype]
+        file.seek(info.offset + kind.size_bytes(start))
+        blocks.decode(info.dtype, np.frombuffer(file.read(kind.size_bytes(count)), np.uint8), values)
+    return values
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Verify files and print one JSON line each; ``--source FILE`` compares the first with it."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    source = None
+    if "--source" in arguments:
+        place = arguments.index("--source")
+        source = arguments[place + 1]
+        del arguments[place : place + 2]
+    worst = 0
+    for name in arguments:
+        try:
+            record = {"report": verify(name, source).as_dict()}
+        except LunaError as error:
+            record = {"error": error.as_dict()}
+            worst = max(worst, error.exit_code)
+        sys.stdout.write(json.dumps({"path": name, **record}) + "\n")
+        sys.stdout.flush()
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The conversion worker: `python -m luna_engine.weights.worker JOB` runs one job of the queue to its end.
+
+SIGTERM and Ctrl-C cancel it: part file and lock go, the job says "cancelled". Everything it has to say goes to the
+job's files; the exit code is 0, 1 (failed or cancelled) or 4 (the source is at fault).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from luna_engine import settings
+from luna_engine.errors import ConversionError, LunaError
+from luna_engine.weights.conversion import ConversionReport, convert
+from luna_engine.weights.jobs import Job, JobState, JobStore, now
+from luna_engine.weights.naming import source_roots
+from luna_engine.weights.plans import ConversionOptions
+from luna_engine.weights.progress import Progress
+from luna_engine.weights.queue import JobQueue
+from luna_engine.weights.verification import verify
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_NICENESS = 10
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the job named on the command line and return the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    store = JobStore(Path(os.environ["LUNA_JOBS"])) if "LUNA_JOBS" in os.environ else JobStore.open()
+    cancel = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        cancel.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    with contextlib.suppress(OSError, AttributeError):  # Windows has no niceness
+        os.nice(_NICENESS)
+    try:
+        job = JobQueue(store).claim(arguments[0])
+    except LunaError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return run(store, job, cancel)
+
+
+def run(store: JobStore, job: Job, cancel: threading.Event) -> int:
+    """Run a claimed job, writing its state and progress.
+
+    This is a process's border: whatever happens ends in the job's file.
+    """
+    store.append(job.id, Progress("started", now(), job.id, destination=job.destination))
+    try:
+        report = _convert(store, job, cancel)
+    except LunaError as error:
+        return _failed(store, job, error)
+    except Exception as error:  # noqa: BLE001 - the border of the process: logged with its traceback
+        traceback.print_exc()
+        return _failed(
+            store,
+            job,
+            ConversionError(
+                "convert-failed",
+                f"{job.name}: {type(error).__name__}: {error}",
+                f"the traceback is in {store.log_path(job.id)}",
+            ),
+        )
+    state = JobState(report.state)
+    store.save(
+        dataclasses.replace(
+            job, state=state, ended_at=now(), result=report.as_dict(), destination=str(report.destination)
+        )
+    )
+    store.append(
+        job.id,
+        Progress(
+            state.value,
+            now(),
+            job.id,
+            phase="verify",
+            done_bytes=report.source_bytes,
+            total_bytes=report.source_bytes,
+            destination=str(report.destination),
+            rss_bytes=report.peak_rss_bytes,
+        ),
+    )
+    return 0
+
+
+def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionReport:
+    known = settings.load()
+    options = ConversionOptions(job.allow_finer, job.reshape, source_roots(known))
+    report = convert(
+        job.source,
+        job.destination,
+        job.precision,
+        lambda progress: store.append(job.id, progress),
+        cancel=cancel,
+        options=options,
+        job=job.id,
+        keep_free_bytes=known.weights.keep_free_bytes,
+    )
+    for warning in report.warnings:
+        store.append(job.id, Progress("warning", now(), job.id, phase="check", message=warning))
+    if report.state == "done":
+        store.save(dataclasses.replace(job, state=JobState.VERIFYING))
+        store.append(job.id, Progress("progress", now(), job.id, phase="verify", destination=job.destination))
+        verify(report.destination)
+    return report
+
+
+def _failed(store: JobStore, job: Job, error: LunaError) -> int:
+    state = JobState.CANCELLED if error.code == "cancelled" else JobState.FAILED
+    store.cancel_path(job.id).unlink(missing_ok=True)
+    store.save(dataclasses.replace(job, state=state, ended_at=now(), error=error.as_dict()))
+    store.append(
+        job.id,
+        Progress(state.value, now(), job.id, phase="commit", destination=job.destination, error=error.as_dict()),
+    )
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

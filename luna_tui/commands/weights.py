@@ -1,0 +1,298 @@
+"""`luna weights`: inspect, list, convert, verify and jobs. Tensor work runs in worker processes."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from luna_engine import settings
+from luna_engine.errors import InputFileError, LunaError
+from luna_engine.paths import checkout_root
+from luna_tui import frame
+from luna_tui.commands import weights_output as words
+from luna_tui.progress import Bar
+
+if TYPE_CHECKING:
+    from luna_engine.weights.jobs import Job
+    from luna_engine.weights.plans import ConversionOptions, ConversionPlan
+    from luna_engine.weights.queue import JobQueue
+
+_POLL_S = 0.1
+_FILE = click.Path(path_type=Path)
+
+
+@click.group("weights")
+def group() -> None:
+    """Inspect and convert checkpoints."""
+
+
+@frame.verb(group, "inspect")
+@click.argument("file", type=_FILE)
+@click.option("--keys", metavar="GLOB", help="Also list the tensors whose names match.")
+def inspect(file: Path, keys: str | None) -> None:
+    """Say what FILE is, from its header alone: family, parts, precision, and what must stay open."""
+    from luna_engine.weights import inspect as look
+
+    found = look(file)
+    listed = [tensor for tensor in found.tensors if keys and fnmatch.fnmatchcase(tensor.name, keys)]
+    frame.output().data(
+        "luna.weights.inspect/1", words.inspection_fields(found, listed), words.inspection_text(found, listed)
+    )
+
+
+@frame.verb(group, "list")
+@click.argument("folders", type=_FILE, nargs=-1)
+@click.option("--family", metavar="F", help="Only this family, such as sdxl.")
+@click.option("--stale", is_flag=True, help="Only sources with a variant that is no longer theirs.")
+def list_sources(folders: tuple[Path, ...], family: str | None, *, stale: bool) -> None:
+    """List the sources below FOLDERS (default: the configured ones) with their converted files."""
+    from luna_engine.weights.catalog import scan
+    from luna_engine.weights.naming import source_roots, variant_folders
+
+    known = settings.load()
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputFileError(
+                "file-missing", f"there is no folder {folder}", "check weights.paths, LUNA_MODELS or the path",
+                file=str(folder),
+            )  # fmt: skip
+    roots = tuple(folder.absolute() for folder in folders) or source_roots(known)
+    rows = [
+        row
+        for row in scan(roots, variant_folders(roots, known))
+        if (family is None or (row.inspection is not None and row.inspection.family == family))
+        and (not stale or any(variant.state == "stale" for variant in row.variants))
+    ]
+    fields = {"roots": [str(root) for root in roots], "sources": [words.source_fields(row) for row in rows]}
+    frame.output().data("luna.weights.list/1", fields, words.sources_text(rows))
+
+
+@frame.verb(group, "convert", mutates=True)
+@click.argument("sources", type=_FILE, nargs=-1, required=True)
+@click.option("--to", "precisions", metavar="P,...", required=True, help="bf16, fp16, gguf_Q8_0; several by comma.")
+@click.option("--out", type=_FILE, metavar="DIR", help="Folder of the result (default: see docs/weights.md).")
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be written, and stop.")
+@click.option("--detach", is_flag=True, help="Queue the jobs and return; they run on by themselves.")
+@click.option("--allow-finer", is_flag=True, help="Also write a finer class than the source's.")
+@click.option("--no-reshape", is_flag=True, help="Keep tensors whose rows fill no block as F16 in GGUF.")
+def convert(
+    sources: tuple[Path, ...],
+    precisions: str,
+    out: Path | None,
+    *,
+    only_plan: bool,
+    detach: bool,
+    allow_finer: bool,
+    no_reshape: bool,
+) -> int:
+    """Write the diffusion part of SOURCES in other precisions; all are tried, each has its outcome."""
+    from luna_engine.weights import ConversionOptions
+    from luna_engine.weights.naming import source_roots
+    from luna_engine.weights.precisions import find_precision
+
+    labels = [find_precision(label).label for label in precisions.split(",") if label.strip()]
+    if not labels:
+        raise click.BadParameter("no precision given", param_hint="--to")
+    options = ConversionOptions(allow_finer, not no_reshape, source_roots(settings.load()))
+    work = [(source, label) for source in sources for label in labels]
+    if only_plan:
+        return _plans(work, out, options)
+    return _convert_all(work, out, options, detach=detach)
+
+
+def _plans(work: list[tuple[Path, str]], out: Path | None, options: ConversionOptions) -> int:
+    import shutil
+
+    from luna_engine.weights import plan
+    from luna_engine.weights.naming import destination_of
+    from luna_engine.weights.plans import plan_fields
+
+    entries: list[dict[str, Any]] = []
+    code = 0
+    known = settings.load()
+    for source, label in work:
+        try:
+            found = plan(source, label, options=options)
+        except LunaError as error:
+            code = max(code, frame.fail(error, as_json=frame.output().json))
+            continue
+        destination = destination_of(source, found.precision, out, known)
+        free = shutil.disk_usage(_existing(destination.parent)).free - found.size_bytes
+        problems = [] if free > known.weights.keep_free_bytes else ["disk-full"]
+        code = max(code, 1 if problems else 0)
+        entries.append(
+            {**plan_fields(found, destination), "disk_free_after_bytes": free, "problems": problems,
+             "peak_ram_bytes": None, "duration_s": None, "duration_source": None}
+        )  # fmt: skip
+        if not frame.output().json:
+            click.echo(_plan_text(found, destination, free, problems))
+    frame.output().data("luna.weights.plan/1", {"jobs": entries}, "")
+    return code
+
+
+def _existing(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.parents) if parent.exists())
+
+
+def _plan_text(found: ConversionPlan, destination: Path, free: int, problems: list[str]) -> str:
+    counts = f"{found.count('cast')} tensors cast, {found.count('copied')} copied"
+    if found.count("quantised"):
+        packed = f"{found.count('quantised')} packed as {found.precision.dtype} ({found.reshaped} reshaped)"
+        counts = f"{counts}, {packed}"
+    lines = [
+        f"{words.plain(found.source.name)} -> {words.plain(str(destination))}",
+        f"  {words.size_text(found.size_bytes)}: {counts}",
+        f"  {words.size_text(free)} stay free" if not problems else f"  {words.size_text(-free)} too little space",
+    ]
+    if found.is_at_target:
+        lines = [f"{words.plain(found.source.name)} is {found.precision.label} already: it is used as it is"]
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in found.warnings)])
+
+
+def _convert_all(work: list[tuple[Path, str]], out: Path | None, options: ConversionOptions, *, detach: bool) -> int:
+    from luna_engine.weights.queue import JobQueue
+
+    queue = JobQueue.open()
+    outcomes: list[dict[str, Any]] = []
+    code = 0
+    with Bar(frame.output()) as bar:
+        for source, label in work:
+            try:
+                job = queue.submit(source, label, out, options)
+                if not detach:
+                    job = _follow(queue, job, bar)
+            except LunaError as error:
+                code = max(code, frame.fail(error, as_json=frame.output().json))
+                outcomes.append(
+                    {"source": str(source), "precision": label, "state": "failed", "error": error.as_dict()}
+                )
+                continue
+            outcomes.append(words.job_fields(job, None))
+            if not frame.output().json:
+                click.echo(_outcome_text(job))
+            if job.error is not None:
+                code = max(code, frame.fail(_as_error(job.error), as_json=frame.output().json))
+    if detach:
+        queue.run_next()
+    frame.output().data("luna.weights.convert/1", {"outcomes": outcomes}, "")
+    return code
+
+
+def _outcome_text(job: Job) -> str:
+    if job.result is None:
+        return f"{job.state.value}: {words.plain(job.name)} (job {job.id})"
+    size = words.size_text(job.result["size_bytes"])
+    rest = "was there already" if job.state.value == "reused" else f"in {job.result['duration_s']:.1f} s"
+    return f"{words.plain(job.destination)}  {size}  {rest}"
+
+
+def _as_error(record: dict[str, Any]) -> LunaError:
+    """Rebuild the worker's error, so that its exit code says whose fault it was."""
+    kind = InputFileError if record.get("file") else LunaError
+    names = ("code", "message", "hint", "file", "line", "column", "details")
+    return kind(**{name: record[name] for name in names if name in record})
+
+
+def _follow(queue: JobQueue, job: Job, bar: Bar) -> Job:
+    """Run one job in a worker of ours and show its progress; Ctrl-C cancels it before it goes on."""
+    worker = queue.start(job.id)
+    try:
+        _show(queue, job, worker, bar)
+    except KeyboardInterrupt:
+        worker.terminate()
+        worker.wait()
+        raise
+    ended = queue.store.load(job.id)
+    if not ended.state.is_over:  # killed from outside: the job's file could not be told
+        raise LunaError(
+            "convert-failed",
+            f"the worker of {job.name} ended with code {worker.returncode}",
+            f"its last words are in {queue.store.log_path(job.id)}; `luna weights jobs` can retry it",
+        )
+    return ended
+
+
+def _show(queue: JobQueue, job: Job, worker: subprocess.Popen[bytes], bar: Bar) -> None:
+    from luna_engine.weights.jobs import parse_progress
+
+    with queue.store.lines_path(job.id).open("rb") as lines:
+        rest = b""
+        while True:
+            is_over = worker.poll() is not None
+            *whole, rest = (rest + lines.read()).split(b"\n")
+            for line in whole:
+                if (progress := parse_progress(line)) is not None:
+                    total = progress.total_bytes or 0
+                    if progress.done_bytes is not None and total:
+                        bar.update(job.name, progress.done_bytes, total, progress.as_dict())
+                    elif frame.output().progress == "json":
+                        bar.update(job.name, 0, 0, progress.as_dict())
+            if is_over:
+                return
+            time.sleep(_POLL_S)
+
+
+@frame.verb(group, "verify")
+@click.argument("files", type=_FILE, nargs=-1, required=True)
+@click.option("--source", "--against", type=_FILE, metavar="FILE", help="Compare every value with this source.")
+def verify(files: tuple[Path, ...], source: Path | None) -> int:
+    """Read FILES that Luna made again: structure, hash, finite values, and with --source every value."""
+    command = [sys.executable, "-m", "luna_engine.weights.verification"]
+    command += [str(file.absolute()) for file in files]
+    command += ["--source", str(source.absolute())] if source is not None else []
+    worker = subprocess.run(command, capture_output=True, check=False, cwd=checkout_root())
+    entries = [json.loads(line) for line in worker.stdout.splitlines()]
+    if len(entries) < len(files):
+        problem = worker.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise LunaError("worker-failed", problem[-1] if problem else "the worker ended without a word")
+    code = worker.returncode
+    for entry in entries:
+        if "error" in entry:
+            frame.fail(_as_error(entry["error"]), as_json=frame.output().json)
+    text = "\n".join(_verified_text(entry["report"]) for entry in entries if "report" in entry)
+    frame.output().data("luna.weights.verify/1", {"files": entries}, text)
+    return code
+
+
+def _verified_text(report: dict[str, Any]) -> str:
+    lines = [
+        f"{words.plain(report['path'])}: {report['precision']}, {report['tensors']} tensors by {report['made_by']}",
+        f"  checked: {', '.join(report['checked'])}",
+    ]
+    for kind, figures in (report["errors"] or {}).items():
+        lines.append(f"  {kind:<18} relative error {figures['rmse']:.3g}, greatest {figures['max']:.3g}")
+    return "\n".join(lines)
+
+
+@frame.verb(group, "jobs")
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--cancel", is_flag=True, help="Stop these jobs; their part files go.")
+@click.option("--retry", is_flag=True, help="Queue these failed or cancelled jobs again.")
+def jobs(ids: tuple[str, ...], *, cancel: bool, retry: bool) -> None:
+    """List conversion jobs, or cancel or retry those named."""
+    from luna_engine.weights.queue import JobQueue
+
+    if cancel and retry:
+        raise click.UsageError("--cancel and --retry exclude each other")
+    if (cancel or retry) and not ids:
+        raise click.UsageError("name the jobs")
+    if (cancel or retry) and frame.output().readonly:
+        raise LunaError("read-only", "jobs would change and --readonly is set")
+    queue = JobQueue.open()
+    for job_id in ids if cancel or retry else ():
+        queue.cancel(job_id) if cancel else queue.retry(job_id)
+    if retry:
+        queue.run_next()
+    found = [job for job in queue.jobs() if not ids or job.id in ids]
+    for job_id in ids:
+        queue.store.load(job_id)  # says so if there is none
+    rows = [(job, queue.progress(job.id)) for job in found]
+    text = "\n".join(words.job_text(*row) for row in rows) or "No jobs."
+    frame.output().data("luna.weights.jobs/1", {"jobs": [words.job_fields(*row) for row in rows]}, text)
