@@ -25,15 +25,16 @@ from luna_tui.widgets.log_view import LogView
 from luna_tui.widgets.table import ListTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from textual.app import ComposeResult
     from textual.timer import Timer
-    from textual.widget import Widget
 
     from luna_tui.app import LunaApp
 
 _log = logging.getLogger(__name__)
+# Global actions whose keys Textual's own Screen binds: they must stand on the screen to come first.
+_OVER_TEXTUAL = frozenset({"pane.next", "pane.previous"})
 
 
 class LunaScreen(Screen[None]):
@@ -74,7 +75,7 @@ class LunaScreen(Screen[None]):
                 Binding(action.keys, f"run('{action.id}')", action.label, show=False, id=action.id,
                         priority=action.priority)
                 for action in actions.on_screen(cls.SCREEN_ID)
-                if action.screens
+                if action.screens or action.id in _OVER_TEXTUAL
             ]  # fmt: skip
         super().__init_subclass__(**options)
 
@@ -275,16 +276,13 @@ class LunaScreen(Screen[None]):
         """Make a pane the current one and give it the focus."""
         self._current_pane = pane
         self._show_pane()
+        self.call_after_refresh(self._focus_pane, pane)  # a hidden pane is shown first
+
+    def _focus_pane(self, pane: str) -> None:
         target = self.query_one(f"#{pane}")
-        inner = next((child for child in self._focusable(target)), None)
+        inner = next((child for child in (target, *target.query("*")) if child.focusable), None)
         if inner is not None:
             inner.focus()
-
-    @staticmethod
-    def _focusable(widget: Widget) -> Iterable[Widget]:
-        if widget.can_focus:
-            yield widget
-        yield from (child for child in widget.query("*") if child.focusable)
 
     def _show_pane(self) -> None:
         """Mark the current pane; styles decide what that hides at each size."""

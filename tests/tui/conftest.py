@@ -68,7 +68,7 @@ async def running(
 ) -> AsyncIterator[Pilot[None]]:
     """Run the application on recorded data."""
     app = LunaApp(backend or FakeBackend(scene), clock=lambda: scenes.NOW, **options)  # type: ignore[arg-type]
-    async with app.run_test(size=size) as pilot:
+    async with app.run_test(size=size, notifications=True) as pilot:
         await settled(pilot)
         yield pilot
 
