@@ -1,0 +1,121 @@
+"""Luna's nodes in a real browser: what is shown, what is sent, and the example workflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.nodes.browser import find_chromium, running_browser
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.nodes.browser import Page
+    from tests.nodes.processes import ComfyServer
+
+pytestmark = [
+    pytest.mark.comfyui,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
+]
+EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows"
+TEMPLATE = "{red|blue} boat // no comment \\(x\\)"
+
+
+@pytest.fixture(scope="module")
+def page(comfy_server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    comfy_server.request("/settings", {"Comfy.TutorialCompleted": True})
+    executable = find_chromium()
+    assert executable is not None
+    with running_browser(executable, tmp_path_factory.mktemp("profile")) as opened:
+        opened.open(f"http://127.0.0.1:{comfy_server.port}/")
+        opened.wait_for("!!(window.app?.extensionManager && window.LiteGraph?.registered_node_types?.LunaYAMLWildcard)")
+        yield opened
+
+
+def make_graph(page: Page) -> None:
+    """Put a wildcard node, a probe and a status node on an empty canvas."""
+    page.evaluate(f"""(() => {{
+        app.graph.clear();
+        const wild = LiteGraph.createNode("LunaYAMLWildcard");
+        const probe = LiteGraph.createNode("LunaTestProbe");
+        const status = LiteGraph.createNode("LunaDaemonStatus");
+        for (const node of [wild, probe, status]) app.graph.add(node);
+        wild.connect(0, probe, 0);
+        const set = (node, name, value) => {{ node.widgets.find((w) => w.name === name).value = value; }};
+        set(wild, "prompt_template", {json.dumps(TEMPLATE)});
+        set(wild, "seed", 4);
+        set(wild, "control_after_generate", "fixed");
+        set(probe, "name", "browser");
+    }})()""")
+
+
+def widget_of(kind: str) -> str:
+    return f"app.graph.nodes.find((n) => n.comfyClass === '{kind}').widgets?.find((w) => w.name === 'luna_text')"
+
+
+def test_the_text_appears_on_the_node_and_stays_out_of_prompt_and_file(page: Page, comfy_server: ComfyServer) -> None:
+    make_graph(page)
+    sent: dict[str, Any] = json.loads(page.evaluate("app.graphToPrompt().then((p) => JSON.stringify(p.output))"))
+    wild = next(entry for entry in sent.values() if entry["class_type"] == "LunaYAMLWildcard")
+    assert wild["inputs"]["prompt_template"] == TEMPLATE
+    page.evaluate("void app.queuePrompt(0, 1)")
+    shown = page.wait_for(f"{widget_of('LunaYAMLWildcard')}?.value")
+    assert shown == json.loads(comfy_server.output("browser.json").read_text())
+    assert shown in {r"red boat // no comment \(x\)", r"blue boat // no comment \(x\)"}
+    assert "is ready" in page.wait_for(f"{widget_of('LunaDaemonStatus')}?.value")
+    again: dict[str, Any] = json.loads(page.evaluate("app.graphToPrompt().then((p) => JSON.stringify(p))"))
+    assert again["output"] == sent
+    saved = next(entry for entry in again["workflow"]["nodes"] if entry["type"] == "LunaYAMLWildcard")
+    assert len(saved["widgets_values"]) == 7
+    size = page.evaluate("(() => { const n = app.graph.nodes[0]; return [n.size[1], n.computeSize()[1]]; })()")
+    assert size[0] >= size[1]  # the node has grown around the text
+
+
+def test_a_notice_becomes_a_toast(page: Page) -> None:
+    page.evaluate("""(() => {
+        const wild = app.graph.nodes.find((n) => n.comfyClass === "LunaYAMLWildcard");
+        wild.widgets.find((w) => w.name === "prompt_template").value = "a {nobody_has_this}";
+    })()""")
+    page.evaluate("void app.queuePrompt(0, 1)")
+    toast = page.wait_for("document.querySelector('.p-toast-message')?.innerText")
+    assert "nobody_has_this" in toast
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
+def test_the_example_workflow_loads_whole(page: Page, comfy_server: ComfyServer, path: Path) -> None:
+    served = comfy_server.request(f"/api/workflow_templates/luna-pack/{path.name}")
+    assert served == json.loads(path.read_text())
+    page.evaluate(f"app.loadGraphData({json.dumps(served)})")
+    page.wait_for(f"app.graph.nodes.length === {len(served['nodes'])}")
+    sent: dict[str, Any] = json.loads(page.evaluate("app.graphToPrompt().then((p) => JSON.stringify(p.output))"))
+    assert {entry["class_type"] for entry in sent.values()} == {node["type"] for node in served["nodes"]}
+    wild = next(entry for entry in sent.values() if entry["class_type"] == "LunaYAMLWildcard")
+    stored = next(node for node in served["nodes"] if node["type"] == "LunaYAMLWildcard")["widgets_values"]
+    names = (
+        "prompt_template",
+        "seed",
+        None,
+        "yaml_directory",
+        "txt_wildcard_directory",
+        "negative_template",
+        "missing",
+    )
+    for name, value in zip(names, stored, strict=True):
+        if name is not None:
+            assert wild["inputs"][name] == value
+    info = comfy_server.request("/object_info")
+    for entry in sent.values():
+        assert entry["inputs"].keys() >= info[entry["class_type"]]["input"].get("required", {}).keys()
+
+
+def test_a_help_page_is_found_where_the_front_end_looks(comfy_server: ComfyServer, page: Page) -> None:
+    text = page.evaluate("fetch('/extensions/luna-pack/docs/LunaYAMLWildcard.md').then((r) => r.text())")
+    assert text.startswith("# Luna YAML Wildcard")
+
+
+def test_the_console_holds_no_complaint_of_luna(page: Page) -> None:
+    assert not [line for line in page.console if "luna" in line.lower() and not line.startswith(("log:", "info:"))]
