@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -227,10 +228,9 @@ class DaemonClient:
                 piece = WireTensor.of_bytes("bytes", data[offset : offset + chunk])
                 self.put_model(PutModel("chunk", upload=begun.upload, offset=offset), [piece], poll=poll)
             done = self.put_model(PutModel("commit", upload=begun.upload), poll=poll)
-        except DaemonUnreachableError:
-            raise
         except BaseException:
-            self.put_model(PutModel("abort", upload=begun.upload))
+            with contextlib.suppress(DaemonError):  # gone with the daemon, or dropped by the failed commit
+                self.put_model(PutModel("abort", upload=begun.upload))
             raise
         return done.id or f"content:{content}"
 

@@ -1,0 +1,422 @@
+"""Every command against a real daemon process: the good case, every listed error, an unknown field."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from array import array
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from luna_daemon import frames
+from luna_daemon import protocol as p
+from luna_daemon.protocol import COMMANDS, Lane, plain
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .conftest import WireDaemon
+
+IDS = p.WireTensor("ids", "i32", (3,), memoryview(array("i", [1, 2, 3])).cast("B"))
+PIXELS = p.WireTensor("pixels", "f32", (1, 2, 2, 3), memoryview(bytes(48)))
+LATENT = p.WireTensor("latent", "f32", (1, 4, 1, 1), memoryview(array("f", [1, 2, 3, 4])).cast("B"))
+
+
+def tokens(set_id: str, **aux: Any) -> p.EncodeTokens:
+    return p.EncodeTokens(set_id, (p.TokenItem({"l": p.TokenRows((3,), "ids")}, aux=aux),))
+
+
+def request(name: str, error: str = "") -> tuple[Any, list[p.WireTensor]]:
+    """Return a good request of a command, or one that makes the small engine answer with an error."""
+    told = f"error:{error}" if error else "set"
+    return {
+        "describe_model": (p.DescribeModel(told), []),
+        "load_model": (p.LoadModel((p.Part("l", id=told),)), []),
+        "put_model": (p.PutModel("begin", content=told, nbytes=5), []),
+        "unload_model": (p.UnloadModel(told), []),
+        "encode_tokens": (tokens(told), [IDS]),
+        "encode_text": (p.EncodeText(told, (p.TextItem("a cat"),)), []),
+        "vae_encode": (p.VaeEncode(told), [PIXELS]),
+        "vae_decode": (p.VaeDecode(told), [LATENT]),
+        "ping": (p.Ping("n"), []),
+        "status": (p.StatusRequest(), []),
+        "cancel": (p.Cancel(77), []),
+        "shutdown": (p.Shutdown(), []),
+        "list_models": (p.ListModels(), []),
+    }[name]
+
+
+MODEL_COMMANDS = [row.name for row in COMMANDS.values() if row.lane is not Lane.NOW]
+# Codes that the engine decides on; the others have tests of their own below, with their real causes.
+BY_THE_SERVER = frozenset(
+    [
+        "request-invalid",
+        "tensor-invalid",
+        "internal",
+        "daemon-busy",
+        "daemon-draining",
+        "daemon-timeout",
+        "cancelled",
+        "daemon-loading",
+        "device-lost",
+        "service-not-here",
+    ]
+)
+ENGINE_ERRORS = [(name, code) for name in MODEL_COMMANDS for code in sorted(COMMANDS[name].all_errors - BY_THE_SERVER)]
+
+
+def test_ping_brings_its_nonce_back(wire: WireDaemon) -> None:
+    pong = wire.client().ping("hello")
+    assert (pong.nonce, pong.state, pong.generation) == ("hello", "ready", wire.identity.generation)
+
+
+@pytest.mark.parametrize("transport", ["auto", "tcp"])
+def test_status_says_what_the_daemon_is_and_does(wire: WireDaemon, transport: str) -> None:
+    client = wire.client(transport=transport, name="me")
+    client.load_model([wire_part("one")])
+    status = client.status()
+    assert (status.name, status.service_type, status.state, status.pid) == ("wire", "full", "ready", wire.process.pid)
+    assert [(row.set, row.parts[0].bytes) for row in status.sets] == [("one", 10)]
+    assert status.rss_bytes is not None
+    assert status.rss_bytes > 10_000_000
+    assert status.peak_rss_bytes is not None
+    assert "me" in {row.name for row in status.clients}
+    assert status.device.total_bytes is None  # absent is null, never 0
+    assert f"127.0.0.1:{wire.port}" in status.addresses
+    brief = client.status("brief")
+    assert (brief.sets, brief.clients) == ((), ())
+
+
+def wire_part(name: str) -> p.Part:
+    return p.Part("l", id=name)
+
+
+def test_list_models_may_be_larger_than_a_header(wire: WireDaemon) -> None:
+    listed = wire.client().list_models()
+    assert len(listed.files) == 2000
+    assert wire.client().list_models(loaded=True).files == ()
+
+
+def test_describe_model_gives_facts_and_names(wire: WireDaemon) -> None:
+    client = wire.client()
+    client.load_model([wire_part("set")])
+    description, names = client.describe_model("set")
+    assert description.facts.encoders["l"].width == 768
+    assert names == {"a.weight": {"shape": [2], "dtype": "f32"}}
+
+
+def test_load_model_answers_with_set_facts_and_what_was_done(wire: WireDaemon) -> None:
+    loaded = wire.client().load_model([wire_part("two")])
+    assert (loaded.set, loaded.bytes, loaded.facts.family) == ("two", 10, "sd15")
+    assert loaded.did is not None
+    assert loaded.did.transport == {"in": "inline", "out": "inline"}
+
+
+def test_load_model_that_does_not_wait_is_told_to_ask_again(wire: WireDaemon) -> None:
+    client = wire.client()
+    with pytest.raises(DaemonError) as caught:
+        client.load_model([wire_part("slow:0.4")], wait=False)
+    assert caught.value.code == "daemon-loading"
+    assert caught.value.retry_after_ms
+    deadline = time.monotonic() + 5
+    while "slow:0.4" not in {row.id for row in client.list_models(loaded=True).sets}:
+        assert time.monotonic() < deadline
+    assert client.load_model([wire_part("two")], wait=False).set == "two"
+
+
+def test_put_model_sends_a_model_in_chunks(wire: WireDaemon) -> None:
+    data = memoryview(bytes(range(1, 251)) * 10)
+    assert wire.client().upload_model("abc", data) == "content:done"
+
+
+def test_a_damaged_upload_is_refused_and_given_up(wire: WireDaemon) -> None:
+    with pytest.raises(DaemonError) as caught:
+        wire.client().upload_model("abc", memoryview(bytes(2500)))
+    assert caught.value.code == "file-damaged"
+
+
+def test_unload_model_frees(wire: WireDaemon) -> None:
+    client = wire.client()
+    client.load_model([wire_part("x")])
+    assert client.unload_model(all=True).freed_bytes >= 10
+    assert client.list_models(loaded=True).sets == ()
+    with pytest.raises(DaemonError) as caught:
+        client.unload_model("error:model-in-use")
+    assert caught.value.code == "model-in-use"
+
+
+def test_encode_tokens_carries_tensors_both_ways(wire: WireDaemon) -> None:
+    body, tensors = wire.client().encode_tokens(set="s", items=tokens("s").items, tensors=[IDS])
+    assert list(memoryview(tensors[body.items[0].cond].data).cast("f")) == [1.0, 2.0, 3.0]
+    assert body.did is not None
+    assert (body.did.rows, body.did.set) == (1, "s")
+
+
+def test_encode_tokens_refuses_ids_out_of_the_vocabulary(wire: WireDaemon) -> None:
+    bad = p.WireTensor("ids", "i32", (1,), memoryview(array("i", [99_999])).cast("B"))
+    items = (wire_items(1),)
+    with pytest.raises(DaemonError) as caught:
+        wire.client().encode_tokens(set="s", items=items, tensors=[bad])
+    assert caught.value.code == "token-invalid"
+
+
+def wire_items(length: int) -> p.TokenItem:
+    return p.TokenItem({"l": p.TokenRows((length,), "ids")})
+
+
+def test_encode_text_counts_tokens(wire: WireDaemon) -> None:
+    body, tensors = wire.client().encode_text(set="s", items=(text_item("four"),))
+    assert body.items[0].tokens == {"l": 4}
+    assert body.items[0].cond in tensors
+
+
+def text_item(text: str) -> p.TextItem:
+    return p.TextItem(text)
+
+
+def test_vae_encode_and_decode(wire: WireDaemon) -> None:
+    _, latent = wire.client().vae_encode(set="s", pixels=PIXELS)
+    assert memoryview(latent.data).cast("f")[0] == 48.0
+    _, image = wire.client().vae_decode(set="s", latent=LATENT)
+    assert bytes(image.data) == bytes(LATENT.data)
+
+
+@pytest.mark.parametrize(("name", "code"), ENGINE_ERRORS)
+def test_every_listed_error_of_the_engine_arrives_typed(wire: WireDaemon, name: str, code: str) -> None:
+    body, tensors = request(name, code)
+    with pytest.raises(DaemonError) as caught:
+        wire.client().call(name, body, tensors)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in {"hello", "auth"}])
+def test_an_unknown_field_is_refused_and_the_connection_stays(wire: WireDaemon, name: str) -> None:
+    connection, reader = wire.greeted()
+    with connection:
+        body, tensors = request(name)
+        send(connection, {"id": 5, "cmd": name, "body": {**plain(body), "surprise": 1}}, tensors)
+        header = reader.announced().header
+        assert (header["id"], header["ok"], header["error"]["code"]) == (5, False, "request-invalid")
+        assert "surprise" in header["error"]["message"]
+        send(connection, {"id": 6, "cmd": "ping", "body": {}})
+        assert reader.announced().header["ok"] is True
+
+
+def send(connection: Any, header: dict[str, Any], tensors: Any = ()) -> None:
+    for buffer in frames.encode_frame(header, tensors):
+        connection.sendall(buffer)
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        ({"id": 2, "cmd": "dance", "body": {}}, "command-unknown"),
+        ({"id": 2, "cmd": "hello", "body": {}}, "command-unknown"),
+        ({"id": 2, "cmd": None, "body": {}}, "command-unknown"),
+        ({"id": 2, "cmd": "encode_text", "body": []}, "request-invalid"),
+        ({"id": 2, "cmd": "ping", "body": {}, "extra": 1}, "request-invalid"),
+        ({"id": 2, "cmd": "ping", "body": {}, "deadline_ms": 0}, "request-invalid"),
+        ({"id": 2, "cmd": "ping", "body": {}, "deadline_ms": "soon"}, "request-invalid"),
+        ({"id": 2, "cmd": "ping", "body": {}, "priority": "mine"}, "request-invalid"),
+        ({"id": 2, "cmd": "ping", "body": {}, "trace": 7}, "request-invalid"),
+    ],
+)
+def test_a_bad_header_gives_a_typed_error(wire: WireDaemon, header: dict[str, Any], code: str) -> None:
+    connection, reader = wire.greeted()
+    with connection:
+        send(connection, header)
+        assert reader.announced().header["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors"),
+    [
+        ("encode_tokens", []),
+        ("encode_tokens", [IDS, LATENT]),
+        ("vae_decode", []),
+        ("vae_decode", [PIXELS]),
+        ("vae_decode", [p.WireTensor("latent", "i32", (1, 4, 1, 1), memoryview(bytes(16)))]),
+        ("vae_encode", [p.WireTensor("pixels", "f32", (2, 2), memoryview(bytes(16)))]),
+        ("encode_text", [IDS]),
+        ("ping", [IDS]),
+    ],
+)
+def test_missing_surplus_and_wrong_tensors_are_named(wire: WireDaemon, name: str, tensors: list[Any]) -> None:
+    body, _ = request(name)
+    with pytest.raises(DaemonError) as caught:
+        wire.client().call(name, body, tensors)
+    assert caught.value.code == "tensor-invalid"
+    assert wire.client().ping()
+
+
+def test_a_bug_in_a_handler_is_internal_and_tells_no_secrets(wire: WireDaemon) -> None:
+    with pytest.raises(DaemonError) as caught:
+        wire.client().call("encode_tokens", tokens("bug"), [IDS])
+    assert caught.value.code == "internal"
+    assert caught.value.details is not None
+    assert "secret" not in caught.value.message
+    log = (wire.home / "state" / "logs" / "wire" / "current.log").read_text("utf-8")
+    assert caught.value.details["trace"] in log
+    assert "ZeroDivisionError" in log
+
+
+def test_a_request_past_its_deadline_is_a_timeout(wire: WireDaemon) -> None:
+    with pytest.raises(DaemonError) as caught:
+        wire.client().call("encode_tokens", tokens("until-cancelled"), [IDS], timeout_s=0.2)
+    assert caught.value.code == "daemon-timeout"
+
+
+def test_poll_is_called_while_waiting_and_what_it_raises_cancels(wire: WireDaemon) -> None:
+    class InterruptedByUserError(Exception):
+        pass
+
+    calls = []
+
+    def poll() -> None:
+        calls.append(time.monotonic())
+        if len(calls) > 3:
+            raise InterruptedByUserError
+
+    client = wire.client()
+    with pytest.raises(InterruptedByUserError):
+        client.call("encode_tokens", tokens("until-cancelled"), [IDS], poll=poll)
+    assert max(after - before for before, after in itertools.pairwise(calls)) < 0.5
+    deadline = time.monotonic() + 5
+    while client.status().state != "ready":
+        assert time.monotonic() < deadline, "the cancelled request still runs"
+    assert client.status().totals.cancelled >= 1
+
+
+def test_cancel_tells_what_became_of_the_request(wire: WireDaemon) -> None:
+    connection, reader = wire.greeted()
+    with connection:
+        send(connection, {"id": 2, "cmd": "encode_tokens", "body": plain(tokens("until-cancelled"))}, [IDS])
+        send(connection, {"id": 3, "cmd": "encode_tokens", "body": plain(tokens("s"))}, [IDS])
+        wait_busy(wire)
+        send(connection, {"id": 4, "cmd": "cancel", "body": {"request": 3}})
+        replies = [read(reader) for _ in range(2)]
+        assert {row["id"]: row.get("error", {}).get("code") for row in replies} == {3: "cancelled", 4: None}
+        send(connection, {"id": 5, "cmd": "cancel", "body": {"request": 2}})
+        replies = [read(reader) for _ in range(2)]
+        assert {row["id"]: (row.get("body") or row["error"]) for row in replies}[5] == {"outcome": "stopping"}
+        send(connection, {"id": 6, "cmd": "cancel", "body": {"request": 99}})
+        assert read(reader)["body"] == {"outcome": "unknown"}
+
+
+def read(reader: Any) -> dict[str, Any]:
+    announced = reader.announced()
+    reader.skip(announced.payload_bytes)
+    return announced.header
+
+
+def wait_busy(daemon: WireDaemon, name: str = "busy-watch") -> None:
+    client = daemon.client(name=name)
+    deadline = time.monotonic() + 5
+    while client.status().queue["device"].running == 0:
+        assert time.monotonic() < deadline
+
+
+def test_ping_and_status_answer_while_the_device_works(wire: WireDaemon) -> None:
+    client = wire.client()
+    worker = threading.Thread(target=lambda: client.call("encode_tokens", tokens("sleep:0.5"), [IDS]))
+    worker.start()
+    wait_busy(wire)
+    began = time.monotonic()
+    assert client.ping().state == "busy"
+    assert time.monotonic() - began < 0.3
+    worker.join()
+    assert client.ping().state == "ready"
+
+
+def test_the_33rd_request_of_a_connection_is_told_to_come_back(wire: WireDaemon) -> None:
+    connection, reader = wire.greeted()
+    with connection:
+        send(connection, {"id": 2, "cmd": "encode_tokens", "body": plain(tokens("until-cancelled"))}, [IDS])
+        for index in range(3, 35):
+            send(connection, {"id": index, "cmd": "encode_tokens", "body": plain(tokens("s"))}, [IDS])
+        refused = read(reader)
+        assert (refused["id"], refused["error"]["code"]) == (34, "daemon-busy")
+        assert refused["error"]["retry_after_ms"] > 0
+        send(connection, {"id": 50, "cmd": "ping", "body": {}})
+        assert read(reader)["id"] == 50
+
+
+def test_an_id_in_flight_is_not_taken_twice(wire: WireDaemon) -> None:
+    connection, reader = wire.greeted()
+    with connection:
+        send(connection, {"id": 2, "cmd": "encode_tokens", "body": plain(tokens("until-cancelled"))}, [IDS])
+        send(connection, {"id": 2, "cmd": "encode_tokens", "body": plain(tokens("s"))}, [IDS])
+        assert read(reader)["error"]["code"] == "request-invalid"
+
+
+def test_one_thread_runs_all_models(wire: WireDaemon) -> None:
+    clients = [wire.client(name=f"c{index}") for index in range(4)]
+    results: list[Any] = []
+
+    def work(client: Any) -> None:
+        for _ in range(20):
+            body, tensors = client.encode_tokens(set="s", items=tokens("s").items, tensors=[IDS])
+            results.append(list(memoryview(tensors[body.items[0].cond].data).cast("f")))
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [[1.0, 2.0, 3.0]] * 80
+
+
+def test_one_client_may_be_used_by_many_threads(wire: WireDaemon) -> None:
+    client = wire.client()
+    failures: list[BaseException] = []
+
+    def work(index: int) -> None:
+        ids = wire_tensor(index)
+        try:
+            for _ in range(20):
+                body, tensors = client.encode_tokens(set="s", items=(wire_items(1),), tensors=[ids])
+                assert memoryview(tensors[body.items[0].cond].data).cast("f")[0] == float(index)
+        except BaseException as error:  # noqa: BLE001 - a thread's border; the test reports it
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def wire_tensor(value: int) -> p.WireTensor:
+    return p.WireTensor("ids", "i32", (1,), memoryview(array("i", [value])).cast("B"))
+
+
+@pytest.mark.parametrize(
+    ("service", "name"),
+    [("vae", "encode_tokens"), ("vae", "encode_text"), ("clip", "vae_encode"), ("clip", "vae_decode")],
+)
+def test_a_service_sends_what_it_does_not_do_to_the_other_port(
+    start_daemon: Callable[..., WireDaemon], service: str, name: str
+) -> None:
+    daemon = start_daemon("--service-type", service)
+    body, tensors = request(name)
+    with pytest.raises(DaemonError) as caught:
+        daemon.client().call(name, body, tensors)
+    assert caught.value.code == "service-not-here"
+    assert ("19283" if service == "vae" else "19284") in str(caught.value.hint)
+
+
+def test_a_lost_device_is_told_to_all_and_ends_the_process_with_75(start_daemon: Callable[..., WireDaemon]) -> None:
+    daemon = start_daemon()
+    connection, reader = daemon.greeted()
+    with connection:
+        send(connection, {"id": 2, "cmd": "encode_tokens", "body": plain(tokens("sleep:0.3"))}, [IDS])
+        send(connection, {"id": 3, "cmd": "encode_tokens", "body": plain(tokens("error:device-lost"))}, [IDS])
+        send(connection, {"id": 4, "cmd": "encode_tokens", "body": plain(tokens("s"))}, [IDS])
+        replies = {row["id"]: row for row in (read(reader) for _ in range(3))}
+        assert replies[2]["ok"] is True
+        assert replies[3]["error"]["code"] == replies[4]["error"]["code"] == "device-lost"
+    assert daemon.wait_exit() == 75
