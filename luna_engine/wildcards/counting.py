@@ -43,21 +43,27 @@ class NeedsWalkError(Exception):
 
 @dataclass(slots=True)
 class _Scope:
-    """Where nodes stand: their text, the file whose keys they see, variables, and whether it is the root text."""
+    """Where nodes stand: their text, the file whose keys they see, variables, and whether bindings surely happen."""
 
     parsed: Parsed
     document: Document | None
     variables: dict[str, tuple[Prompt, Parsed, Document | None] | None]
-    is_root: bool
+    can_bind: bool
     using: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class Counter:
-    """Counts the combinations of texts over one snapshot."""
+    """Counts the combinations of texts over one snapshot.
+
+    ``leaked`` holds the variables that items bound: a use behind such an item depends on what was drawn.
+    ``is_wary`` treats every use of a variable as dependent.
+    """
 
     snapshot: Snapshot
     active: list[Item] = field(default_factory=list)
+    leaked: set[str] = field(default_factory=set)
+    is_wary: bool = False
 
     def template(self, parsed: Parsed, variables: frozenset[str] = frozenset()) -> int:
         """Return the number of ways to expand a template.
@@ -65,8 +71,30 @@ class Counter:
         Raises:
             NeedsWalkError: it depends on earlier draws.
         """
-        scope = _Scope(parsed, None, dict.fromkeys(variables), is_root=True)
+        scope = _Scope(parsed, None, dict.fromkeys(variables), can_bind=True)
         return self._nodes(parsed.nodes, scope)
+
+    def factor_out(self, parsed: Parsed) -> tuple[int, str]:
+        """Split a template whose number depends on earlier draws.
+
+        Returns:
+            The number of ways of the parts that nothing depends on, and the rest as a template to walk.
+        """
+        self.is_wary = True
+        factor, rest = 1, []
+        for node in parsed.nodes:
+            if isinstance(node, (Text, Kept)):
+                continue
+            try:
+                factor *= self._nodes((node,), _Scope(parsed, None, {}, can_bind=False))
+            except NeedsWalkError:
+                rest.append(node)
+        # A condition on tags, or one inside an item, may look at any draw before it.
+        is_local = all(isinstance(node, (Binding, Variable, Conditional)) for node in rest)
+        texts = [parsed.text[node.start : node.end] for node in rest]
+        if not is_local or any("#" in text for text in texts):
+            return 1, parsed.text
+        return factor, "".join(texts)
 
     def pool(self, pool: Pool) -> int:
         """Return the number of ways to draw from a pool."""
@@ -74,9 +102,12 @@ class Counter:
             raise NeedsWalkError
         known = self.snapshot.counts.get(id(pool))
         if known is None:
-            known = self._pool(pool)
-            self.snapshot.counts[id(pool)] = known
-        return known
+            outside, self.leaked = self.leaked, set()
+            number = self._pool(pool)
+            known = self.snapshot.counts[id(pool)] = (number, frozenset(self.leaked))
+            self.leaked = outside
+        self.leaked |= known[1]
+        return known[0]
 
     def _pool(self, pool: Pool) -> int:
         items = pool.items
@@ -91,11 +122,13 @@ class Counter:
             return 1
         parsed = self.snapshot.parse_item(item)
         document = item.owner.document if item.owner is not None else None
+        variables: dict[str, tuple[Prompt, Parsed, Document | None] | None] = {}
         self.active.append(item)
         try:
-            return self._nodes(parsed.nodes, _Scope(parsed, document, {}, is_root=False))
+            return self._nodes(parsed.nodes, _Scope(parsed, document, variables, can_bind=True))
         finally:
             self.active.pop()
+            self.leaked |= variables.keys()
 
     def _nodes(self, nodes: tuple[Node, ...], scope: _Scope) -> int:
         total = 1
@@ -118,7 +151,7 @@ class Counter:
         return self._command(node, scope)
 
     def _prompt(self, prompt: Prompt, scope: _Scope, document: Document | None = None) -> int:
-        inner = _Scope(scope.parsed, document or scope.document, scope.variables, is_root=False, using=scope.using)
+        inner = _Scope(scope.parsed, document or scope.document, scope.variables, can_bind=False, using=scope.using)
         return self._nodes(prompt.nodes, inner)
 
     def _reference(self, node: Braces | Bracket | Wildcard, scope: _Scope) -> int:
@@ -154,7 +187,7 @@ class Counter:
         if isinstance(node, Variable):
             return self._variable(node, scope)
         if isinstance(node, Binding):
-            if not scope.is_root:
+            if not scope.can_bind or node.name in self.leaked:
                 raise NeedsWalkError
             if node.only_if_unset and node.name in scope.variables:
                 return 1
@@ -171,15 +204,17 @@ class Counter:
         return 1
 
     def _variable(self, node: Variable, scope: _Scope) -> int:
+        if self.is_wary or node.name in self.leaked:
+            raise NeedsWalkError
         if node.name not in scope.variables:
-            if not scope.is_root and self.active:
+            if self.active:
                 raise NeedsWalkError
             return self._prompt(node.default, scope) if node.default is not None else 1
         value = scope.variables[node.name]
         if value is None or node.name in scope.using:
             return 1
         prompt, parsed, document = value
-        inner = _Scope(parsed, document, scope.variables, is_root=False, using=scope.using | {node.name})
+        inner = _Scope(parsed, document, scope.variables, can_bind=False, using=scope.using | {node.name})
         return self._nodes(prompt.nodes, inner)
 
     def _multi(self, node: Multi, scope: _Scope) -> int:

@@ -410,6 +410,10 @@ class Run:
                 key = child_key(site.key, target.item.text)
                 self.item(target.item, node, frame, site, key, 1.0, 1, site.name)
             return
+        if target.folder is not None:
+            for document in self.snapshot.index.below_folder(target.folder):
+                if document.is_read and document.content.diagnostics:
+                    self.touch(document)
         pool = self.snapshot.pool(target, templates=templates)
         self.draw(pool, node, frame, site, sampler, target.address)
 

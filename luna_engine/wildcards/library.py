@@ -267,20 +267,31 @@ class WildcardLibrary:
             LunaError: ``limit`` if it depends on earlier draws and more than 100,000 cases would have to be walked.
         """
         snapshot = self.snapshot
+        parsed = snapshot.template(template, Profile(profile))
         with recursion_room():
             try:
-                return Counter(snapshot).template(snapshot.template(template, Profile(profile)))
+                return Counter(snapshot).template(parsed)
             except NeedsWalkError:
-                total = 0
-                for total, _ in enumerate(self.enumerate(template, MOST_CASES + 1, profile=profile), 1):  # noqa: B007 - the last value is the count
-                    pass
-        if total > MOST_CASES:
-            raise LunaError(
-                "limit",
-                f"the number of combinations depends on earlier draws and passes {MOST_CASES} cases",
-                "count its parts instead",
-            )
-        return total
+                factor, rest = Counter(snapshot).factor_out(parsed)
+        return factor * self._walk(rest, Profile(profile))
+
+    def _walk(self, template: str, profile: Profile) -> int:
+        """Count the cases of a text one by one."""
+        chooser = ScriptedChooser()
+        total, snapshot = 0, self.snapshot
+        while total <= MOST_CASES:
+            self.expand_parts({"": template}, profile=profile, chooser=chooser, snapshot=snapshot)
+            total += 1
+            # Every other value of a draw is at least one more case, so one path already bounds the number.
+            if 1 + sum(size - 1 for size in chooser.sizes) > MOST_CASES:
+                break
+            if not chooser.advance():
+                return total
+        raise LunaError(
+            "limit",
+            f"the number of combinations depends on earlier draws and passes {MOST_CASES} cases",
+            "count its parts instead",
+        )
 
     def enumerate(
         self,

@@ -14,6 +14,7 @@ _TOKEN = re.compile(
     r'[ \t\r\n]*(?:([{}\[\],:])|("(?:[^"\\\x00-\x1f]|\\.)*")'
     r"|(-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null))"
 )
+_BLANKS = re.compile(r"[ \t\r\n]*")
 _BLANK = re.compile(r"[ \t\r\n]*\Z")
 
 
@@ -41,9 +42,10 @@ class _JsonReader:
         line = bisect.bisect_right(self.lines, offset) - 1
         return line, offset - self.lines[line]
 
-    def refuse(self, message: str, code: str = "yaml-syntax") -> NoReturn:
-        rest = self.text[self.at :]
-        offset = self.at + len(rest) - len(rest.lstrip(" \t\r\n"))
+    def refuse(self, message: str, code: str = "yaml-syntax", at: int | None = None) -> NoReturn:
+        """Stop at an offset, or at the first character that is no blank behind what was read."""
+        blank = _BLANKS.match(self.text, self.at)
+        offset = at if at is not None else blank.end() if blank else self.at
         line, column = self.place(offset)
         hint = None if code == "limit" else "JSON needs double quotes, commas between entries and none at the end"
         raise RefusedFile(Diagnostic(code, Severity.ERROR, message, hint, self.file, line + 1, column + 1))
@@ -64,11 +66,11 @@ class _JsonReader:
         if scalar is not None:
             return scalar
         if sign not in {"{", "["}:
-            self.refuse("expected a value")
+            self.refuse("expected a value", at=self.at - 1)
         start = self.at - 1
         line, column = self.place(start)
         if len(self.open) >= MOST_DEPTH:
-            self.refuse(f"nested deeper than {MOST_DEPTH}", "limit")
+            self.refuse(f"nested deeper than {MOST_DEPTH}", "limit", start)
         kind = Mapping if sign == "{" else Sequence
         made = kind(line, column, start, is_flow=True)
         found = _TOKEN.match(self.text, self.at)
@@ -97,7 +99,7 @@ class _JsonReader:
             self.key.pop()
             return parent
         if sign != ",":
-            self.refuse("expected a comma or the end of the list")
+            self.refuse("expected a comma or the end of the list", at=self.at - 1)
         if isinstance(parent, Mapping):
             self.read_key()
         return None

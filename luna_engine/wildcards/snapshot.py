@@ -41,7 +41,7 @@ class Snapshot:
         self._pools: dict[tuple[object, ...], Pool] = {}
         self._globs: dict[str, Pool | None] = {}
         self._digests: dict[tuple[str, Profile], str] = {}
-        self.counts: dict[int, int] = {}
+        self.counts: dict[int, tuple[int, frozenset[str]]] = {}
 
     def document(self, root: int, path: str) -> Document | None:
         """Return a file by root number and path."""

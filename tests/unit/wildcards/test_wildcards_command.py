@@ -1,0 +1,114 @@
+"""`luna wildcards`: what it prints, where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from luna_tui.cli import luna
+from luna_tui.frame import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.fixture
+def luna_run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        code = run(luna, ["wildcards", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def test_expand_prints_the_texts_that_every_machine_prints(luna_run: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = luna_run("expand", "{characters}", "--seed", 7, "--count", 5, "--json")
+    records = json.loads(out)
+    assert code == 0
+    assert len(records) == 5
+    assert records[1]["text"] == "a nervous beekeeper at work, steady hands, soft overcast light"
+    assert [record["seed"] for record in records[:2]] == [7, 3162781167611607]
+    assert set(records[0]) == {"text", "parts", "seed", "index", "choices", "loras", "embeddings", "diagnostics"}
+
+
+def test_expand_again_gives_the_same_bytes(luna_run: Callable[..., tuple[int, str, str]]) -> None:
+    call = ("expand", "{scenes}", "--seed", -3, "--count", 4, "--json")
+    assert luna_run(*call) == luna_run(*call)
+
+
+def test_random_seeds_are_reported(luna_run: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    code, out, err = luna_run("expand", "{1-1000000}", "--seed", "random", "--root", folder)
+    seed = err.split("seed ", 1)[1].split()[0]
+    assert code == 0
+    assert luna_run("expand", "{1-1000000}", "--seed", seed, "--root", folder)[1] == out
+
+
+def test_templates_come_from_files_and_a_missing_one_is_exit_4(
+    luna_run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    template = tmp_path / "prompt.txt"
+    template.write_text("# note\n{a|a} from file\n", "utf-8")
+    assert luna_run("expand", f"@{template}")[1] == "a from file\n\n"
+    assert luna_run("expand", f"@{tmp_path / 'gone.txt'}")[0] == 4
+    template.write_bytes(b"\xff\xfe\xfa")
+    assert luna_run("expand", f"@{template}")[0] == 4
+
+
+def test_lenient_is_zero_and_strict_is_one(luna_run: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = luna_run("expand", "{nofile}")
+    assert (code, out) == (0, "{nofile}\n")
+    assert "<template>:1:1: error unknown-ref" in err
+    assert luna_run("expand", "{nofile}", "--strict")[0] == 1
+    assert luna_run("expand", "{nofile}", "--missing", "drop")[1] == "\n"
+
+
+def test_an_exhausted_space_is_exit_one_under_unique(luna_run: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = luna_run("expand", "{a|b}", "--count", 5, "--unique")
+    assert code == 1
+    assert sorted(out.split()) == ["a", "b"]
+    assert "space-exhausted" in err
+
+
+def test_wrong_usage_is_exit_two(luna_run: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    assert luna_run("expand", "x", "--seed", "seven")[0] == 2
+    assert luna_run("expand", "x", "--var", "novalue")[0] == 2
+    assert luna_run("expand")[0] == 2
+    assert luna_run("expand", "x", "--root", folder / "gone")[0] == 4
+
+
+def test_variables_and_negative_share_a_draw(luna_run: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = luna_run("expand", "${x}", "--var", "x=red", "--negative", "not ${x}", "--json")
+    assert code == 0
+    assert json.loads(out)[0]["parts"] == {"": "red", "negative": "not red"}
+
+
+def test_count_is_exact(luna_run: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    assert luna_run("count", "{harbor}", "--root", folder)[1] == "19\n"
+    assert json.loads(luna_run("count", "{0-9}", "--json")[1])["count"] == 10
+    assert luna_run("count", "${x=!{0-1000000}}${if x=3: a|b}")[0] == 1
+
+
+def test_tree_lists_addresses(luna_run: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    code, out, _ = luna_run("tree", "--root", folder, "--json")
+    addresses = {entry["address"]: entry for entry in json.loads(out)["addresses"]}
+    assert code == 0
+    assert addresses["coast/harbor:boats.tall"]["items"] == 2
+    assert "tall" in luna_run("tree", "coast/harbor:boats", "--root", folder)[1]
+    assert luna_run("tree", "nowhere", "--root", folder)[0] == 1
+
+
+def test_lint_fails_on_what_it_was_told_to(luna_run: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    assert luna_run("lint", folder)[0] == 0
+    (folder / "a.yaml").write_text("x: [red, Red]\n", "utf-8")
+    assert luna_run("lint", folder)[0] == 0
+    code, out, _ = luna_run("lint", folder, "--fail-on", "warning", "--format", "github")
+    assert code == 1
+    assert out.startswith("::warning file=a.yaml,line=1,col=10,title=duplicate-item::")
+    (folder / "b.yaml").write_text("x: [red\n", "utf-8")
+    code, out, _ = luna_run("lint", folder, "--json")
+    assert code == 1
+    assert {found["code"] for found in json.loads(out)} == {"duplicate-item", "yaml-syntax"}
