@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 TOKEN_BYTES = 32
 NONCE_BYTES = 32
+# A link is not followed, and a pipe in the token's place does not block.
+_READ_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def new_nonce() -> str:
@@ -43,14 +45,16 @@ def read_token(path: Path | None = None) -> bytes:
     """
     path = path or token_path()
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(path, _READ_FLAGS)
     except FileNotFoundError:
         raise DaemonError("daemon-auth", f"{path} does not exist", "start a daemon once to make it") from None
     except OSError as error:
         raise _unsafe(path, error.strerror or str(error)) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _check_private(path, os.fstat(descriptor))
-        token = file.read(TOKEN_BYTES + 1)
+        token = os.read(descriptor, TOKEN_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(token) != TOKEN_BYTES:
         raise _unsafe(path, f"it holds {len(token)} bytes, {TOKEN_BYTES} are expected")
     return token

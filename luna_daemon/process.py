@@ -114,10 +114,10 @@ def _exit_record(generation: str | None, code: int, reason: str) -> ExitRecord:
 def _serve(parsed: DaemonOptions, places: DaemonPlaces, service: DaemonService) -> int:
     listeners: list[listener.Listener] = []
     try:
+        _catch_signals(service)  # before the identity tells anybody whom to signal
         listeners = _listen(parsed, places, service)
         for one in listeners:
             one.start()
-        _catch_signals(service)
         service.start()
         while not service.wait(1.0):  # in slices, so that Python runs the signal handlers
             pass

@@ -151,6 +151,21 @@ def start_daemon(luna_home: Path) -> Iterator[Callable[..., WireDaemon]]:
         yield start
 
 
+@pytest.fixture
+def run_daemon(luna_home: Path) -> Callable[..., tuple[int, str]]:
+    """Run a daemon that is expected to end by itself; return its exit code and what it wrote on stderr."""
+
+    def run(*arguments: str, name: str = "wire", **environment: str) -> tuple[int, str]:
+        daemon = spawn(luna_home, *arguments, name=name, **environment)
+        try:
+            _, stderr = daemon.process.communicate(timeout=20)
+        finally:
+            daemon.end()
+        return daemon.process.returncode, stderr.decode()
+
+    return run
+
+
 @pytest.fixture(scope="module")
 def module_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireDaemon]:
     home = tmp_path_factory.mktemp("wire-home")
