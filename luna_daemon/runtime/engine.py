@@ -137,7 +137,8 @@ class Engine:
     def snapshot(self) -> EngineSnapshot:
         """Return the engine's share of the status."""
         sets = self._store.sets if self._store is not None else {}
-        uploads = CacheStatus(self._uploads.size_bytes(), self._uploads.cap_bytes, len(self._uploads))
+        sent = self._uploads
+        uploads = CacheStatus(sent.size_bytes(), sent.cap_bytes, len(sent), evictions=sent.evictions)
         return EngineSnapshot(
             device=self._device_status,
             backend=None if self._store is None else self._store.backend.name,

@@ -94,19 +94,20 @@ class ModelCommands:
         return PutReply(), []
 
     def _begin(self, content: str, nbytes: int) -> PutReply:
-        held = {part.content for entry in self._store.sets.values() for part in entry.parts}
-        if content in held or self._store.uploads.part(content) is not None:
+        if self._store.has_content(content):
             return PutReply(have=True, id=f"content:{content}")
         upload = self._store.uploads.begin(content, nbytes)
         return PutReply(upload=upload, chunk_bytes=uploads.CHUNK_BYTES)
 
     def unload_model(self, body: UnloadModel, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
-        """Unload one set or all.
+        """Unload one set, or all and what was sent.
 
         Raises:
             DaemonError: ``model-in-use`` for a single pinned set without ``force``.
         """
         freed, kept = self._store.unload(body.set, force=body.force)
+        if body.all:
+            freed += self._store.uploads.clear()
         if body.set is not None and kept:
             raise DaemonError("model-in-use", f"set {kept[0]} is pinned", "unload it with force")
         return Unloaded(freed, kept), []

@@ -102,12 +102,15 @@ class ModelStore:
         files: resolves file ids.
         uploads: holds what clients sent.
         budget_bytes: what all sets may hold together; None is no budget.
+        sources: content hash → the file it was found in, so that a client need not send what a file holds.
+        sets: by id.
     """
 
     backend: ModelBackend
     files: ModelFiles
     uploads: UploadStore
     budget_bytes: int | None = None
+    sources: dict[str, tuple[WantedPart, Stamp]] = field(default_factory=dict)
     sets: Mapping[str, HeldSet] = field(default_factory=dict)
 
     def load(self, family: str, wanted: Sequence[WantedPart], precision: str, check: Callable[[], None]) -> LoadResult:
@@ -133,9 +136,6 @@ class ModelStore:
         parts = tuple(PartStatus(one.role, one.id, contents[one.role], sizes[one.role]) for one in wanted)
         held = HeldSet(name, family, resolved, parts, model)
         self.sets = {**self.sets, name: held}
-        for one in wanted:
-            if one.content is not None:
-                self.uploads.drop(one.content)
         return LoadResult(held, evicted)
 
     def _open(self, wanted: WantedPart, stack: contextlib.ExitStack) -> Part:
@@ -147,7 +147,7 @@ class ModelStore:
                 "a daemon with --backend comfy reads it",
             )
         if wanted.path is None:
-            return self._sent(wanted)
+            return self._by_content(wanted, stack)
         label = wanted.id or wanted.path.name
         file = stack.enter_context(OpenFile(wanted.path, label))
         part = file.find(wanted.role)
@@ -155,10 +155,27 @@ class ModelStore:
             raise _without_part(file, kind.label)
         return part
 
-    def _sent(self, wanted: WantedPart) -> Part:
-        part = self.uploads.part(wanted.content or "")
+    def has_content(self, content: str) -> bool:
+        """Tell whether a part with this hash can be loaded without being sent."""
+        return self.uploads.part(content) is not None or self._file_with(content) is not None
+
+    def _file_with(self, content: str) -> WantedPart | None:
+        if content not in self.sources:
+            return None
+        source, stamp = self.sources[content]
+        assert source.path is not None  # noqa: S101 - only files are noted
+        with contextlib.suppress(OSError):
+            if Stamp.of(source.path) == stamp:
+                return source
+        del self.sources[content]
+        return None
+
+    def _by_content(self, wanted: WantedPart, stack: contextlib.ExitStack) -> Part:
+        content = wanted.content or ""
+        source = self._file_with(content)
+        part = self.uploads.part(content) if source is None else self._open(source, stack)
         if part is None:
-            raise DaemonError("model-missing", f"content {wanted.content} has not been sent", "send it with put_model")
+            raise DaemonError("model-missing", f"content {content} is not here", "send it with put_model")
         if part.kind.role != wanted.role:
             raise DaemonError(
                 "wrong-type", f"content {wanted.content} is {part.kind.label}, not a part {wanted.role!r}", None
@@ -170,6 +187,7 @@ class ModelStore:
             return wanted.content or ""
         stamp = Stamp.of(wanted.path)
         content = content_of(part, stamp, check)
+        self.sources[content] = (WantedPart(wanted.role, wanted.path, wanted.id), stamp)
         expect = wanted.expect
         if expect is not None and not stamp.agrees(expect) and expect.content != content:
             raise DaemonError(

@@ -1,6 +1,7 @@
-"""Models sent over the wire by `put_model`: collected in memory, checked against their hash, kept until used up.
+"""Models sent over the wire by `put_model`: collected in memory, checked against their hash, kept for the next client.
 
-An upload is a safetensors file holding one part. Nothing of it touches a disk.
+An upload is a safetensors file holding one part. Nothing of it touches a disk. Finished ones stay, so that another
+client or another set finds them, until room is needed; the longest unused goes first.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ class UploadStore:
 
     Attributes:
         cap_bytes: what all of them may hold together.
+        evictions: finished uploads that had to go.
     """
 
     cap_bytes: int = CAP_BYTES
+    evictions: int = 0
     _running: dict[str, _Upload] = field(default_factory=dict)
     _finished: dict[str, tuple[Part, int]] = field(default_factory=dict)
 
@@ -48,6 +51,7 @@ class UploadStore:
         Raises:
             DaemonError: ``payload-too-large`` beyond the cap; ``daemon-busy`` for too many at once.
         """
+        self._make_room(nbytes)
         if self.size_bytes() + nbytes > self.cap_bytes:
             raise DaemonError(
                 "payload-too-large",
@@ -104,13 +108,23 @@ class UploadStore:
         self._running.pop(upload, None)
 
     def part(self, content: str) -> Part | None:
-        """Return a finished upload."""
-        found = self._finished.get(content)
-        return None if found is None else found[0]
+        """Return a finished upload and count that as a use."""
+        found = self._finished.pop(content, None)
+        if found is None:
+            return None
+        self._finished[content] = found  # now the youngest
+        return found[0]
 
-    def drop(self, content: str) -> None:
-        """Forget a finished upload; its memory goes when no set uses it."""
-        self._finished.pop(content, None)
+    def clear(self) -> int:
+        """Forget all finished uploads; return their bytes. What a set uses of them goes with the set."""
+        freed = sum(size for _, size in self._finished.values())
+        self._finished.clear()
+        return freed
+
+    def _make_room(self, nbytes: int) -> None:
+        while self._finished and self.size_bytes() + nbytes > self.cap_bytes:
+            del self._finished[next(iter(self._finished))]
+            self.evictions += 1
 
     def size_bytes(self) -> int:
         """Return the bytes held."""

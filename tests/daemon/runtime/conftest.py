@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,13 +17,15 @@ from luna_engine.weights.demo.parts import under
 from luna_engine.weights.demo.writing import write
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from luna_daemon.runtime.engine import Engine
 
 EMBEDDING_VECTORS = 2
 
 
 @pytest.fixture(scope="session")
-def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A models folder: a checkpoint without UNet, CLIP-L and VAE alone with the same weights, embeddings, a LoRA."""
     import torch
     from safetensors.torch import save_file
@@ -41,7 +44,8 @@ def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file({"emb_params": wide}, root / "embeddings/sub/luna_wide.safetensors")
     lora = MODELS["lora_sd15"]
     write(root / "loras/lora.safetensors", "lora", list(lora.build()), dict(lora.metadata), _silent)
-    return root
+    yield root
+    shutil.rmtree(root)  # pytest would keep 0.8 GB of the last three runs
 
 
 def _silent(_done: int, _total: int) -> None:

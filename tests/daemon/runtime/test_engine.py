@@ -375,10 +375,25 @@ def test_a_model_can_be_sent_and_is_the_one_that_the_file_holds(
     done, _ = empty.put_model(PutModel("commit", upload=begun.upload), {}, never)
     assert done.id == f"content:{content}"
     sent = load(empty, Part("vae", content=content))
-    assert sent.set == load(empty, VAE).set
+    assert load(empty, Part("vae", content=content), precision="bf16").set != sent.set
     again, _ = empty.put_model(PutModel("begin", content=content, nbytes=len(data)), {}, never)
     assert again.have
-    assert empty.snapshot().caches["uploads"].bytes == 0
+    assert sent.set == load(empty, VAE).set
+    assert empty.snapshot().caches["uploads"].bytes == len(data)
+    freed, _ = empty.unload_model(UnloadModel(all=True), {}, never)
+    assert freed.freed_bytes == sent.bytes + sent.bytes // 2 + len(data)
+
+
+def test_what_a_file_holds_need_not_be_sent(tmp_path: Path, model_root: Path) -> None:
+    shutil.copy(model_root / "vae/vae.safetensors", tmp_path / "vae.safetensors")
+    made = fresh({"vae": tmp_path})
+    content = load(made, VAE).content["vae"]
+    begun, _ = made.put_model(PutModel("begin", content=content, nbytes=10), {}, never)
+    assert begun.have
+    assert load(made, Part("vae", content=content), precision="bf16").content == {"vae": content}
+    os.truncate(tmp_path / "vae.safetensors", 1000)
+    begun, _ = made.put_model(PutModel("begin", content=content, nbytes=10), {}, never)
+    assert not begun.have
 
 
 @pytest.mark.parametrize(("service", "serves"), [("clip", {"l"}), ("vae", {"vae"})])

@@ -55,7 +55,7 @@ def test_what_is_sent_is_the_part_that_a_file_holds(vae: tuple[str, bytes], mode
         assert original is not None
         assert part.entries == original.entries
         assert torch.equal(part.tensor("decoder.conv_in.weight"), original.tensor("decoder.conv_in.weight"))
-    store.drop(content)
+    assert store.clear() == len(data)
     assert store.part(content) is None
     assert store.size_bytes() == 0
 
@@ -87,6 +87,17 @@ def test_chunks_come_in_order_and_within_the_announced_size() -> None:
     store.abort(upload)
     store.abort(upload)
     assert code_of(store.commit, upload, never) == "request-invalid"
+
+
+def test_finished_models_make_room_for_new_ones(vae: tuple[str, bytes]) -> None:
+    content, data = vae
+    store = UploadStore(cap_bytes=len(data) + 10)
+    store.commit(send(store, content, data), never)
+    store.begin("0" * 64, 10)
+    assert store.part(content) is not None
+    store.begin("1" * 64, 10)
+    assert store.part(content) is None
+    assert store.evictions == 1
 
 
 def test_bytes_and_number_are_bounded() -> None:

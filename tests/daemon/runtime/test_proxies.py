@@ -1,0 +1,285 @@
+"""DaemonCLIP and DaemonVAE against a real daemon process with real weights; ComfyUI is a stand-in of ten lines."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from luna_daemon.client import DaemonClient
+from luna_daemon.proxy import DaemonCLIP, DaemonVAE, RemoteOnlyError
+from luna_daemon.remote import RemoteSet
+from luna_daemon.sources import SentParts, ServedSet
+from luna_engine.errors import DaemonError, LunaError
+from tests.nodes.processes import DaemonHandle, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+START, END = 49406, 49407
+
+
+class Host:
+    """What proxies ask of ComfyUI."""
+
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+        self.is_cancelled = False
+
+    def check_interrupt(self) -> None:
+        if self.is_cancelled:
+            raise KeyboardInterrupt
+
+    def intermediate_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def notice(self, message: str) -> None:
+        self.notices.append(message)
+
+
+class LetterTokenizer:
+    """One token per letter: the shape of ComfyUI's tokenizers without their vocabulary."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kw: Any) -> dict[str, Any]:
+        self.calls.append(kw)
+        ids = [START, *(ord(letter) for letter in text[:75]), END]
+        return {"l": [[(token, 1.0) for token in ids + [END] * (77 - len(ids))]]}
+
+
+@pytest.fixture(scope="module")
+def daemon(model_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
+    home = tmp_path_factory.mktemp("proxy-home")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("LUNA_", "COMFYUI"))}
+    environment |= {"LUNA_HOME": str(home), "LUNA_DAEMON_PORT": str(free_port()), "LUNA_MODELS": str(model_root)}
+    handle = DaemonHandle({**environment, "CUDA_VISIBLE_DEVICES": ""}, preload="vae/vae.safetensors")
+    handle.start()
+    yield handle
+    handle.stop()
+
+
+@pytest.fixture(scope="module")
+def client(daemon: DaemonHandle) -> Iterator[DaemonClient]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LUNA_HOME", daemon.environment["LUNA_HOME"])
+        with DaemonClient.connect("127.0.0.1", daemon.port) as made:
+            yield made
+
+
+@pytest.fixture(autouse=True)
+def daemons_home(daemon: DaemonHandle, luna_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUNA_HOME", daemon.environment["LUNA_HOME"])
+
+
+@pytest.fixture(scope="module")
+def clip_tensors(model_root: Path) -> dict[str, torch.Tensor]:
+    """CLIP-L under the names of ComfyUI's state dict."""
+    alone = load_file(model_root / "clip/l.safetensors")
+    return {f"clip_l.transformer.{name}": tensor for name, tensor in alone.items()}
+
+
+def sent(tensors: Callable[[], Any], role: str = "l") -> SentParts:
+    return SentParts("sd15", (role,), tensors, lambda: None)
+
+
+@pytest.fixture
+def clip(client: DaemonClient, clip_tensors: dict[str, torch.Tensor]) -> DaemonCLIP:
+    return DaemonCLIP(RemoteSet(lambda: client, sent(lambda: clip_tensors), Host()), LetterTokenizer())
+
+
+@pytest.fixture
+def vae(client: DaemonClient) -> DaemonVAE:
+    row = next(row for row in client.list_models(loaded=True).sets if "vae" in row.parts)
+    return DaemonVAE(RemoteSet(lambda: client, ServedSet(row.id), Host()))
+
+
+class TestSending:
+    def test_weights_are_sent_once_and_known_by_content_afterwards(
+        self, client: DaemonClient, clip_tensors: dict[str, torch.Tensor]
+    ) -> None:
+        client.unload_model(all=True, force=True)
+        first, second = sent(lambda: clip_tensors), sent(lambda: {**clip_tensors})
+        assert RemoteSet(lambda: client, first, Host()).set_id == RemoteSet(lambda: client, second, Host()).set_id
+        assert first.was_sent
+        assert not second.was_sent
+
+    def test_a_part_that_a_larger_set_holds_is_shared_from_there(self, client: DaemonClient, model_root: Path) -> None:
+        vae_tensors = load_file(model_root / "vae/vae.safetensors")
+        from luna_daemon.model_messages import Part
+
+        file = "checkpoints/parts.safetensors"
+        whole = client.load_model([Part("l", id=file), Part("vae", id=file)], family="sd15")
+        source = sent(lambda: vae_tensors, "vae")
+        assert RemoteSet(lambda: client, source, Host()).set_id == whole.set
+        assert not source.was_sent
+        client.unload_model(whole.set)
+
+    def test_tensors_that_are_no_such_part_are_refused(self, client: DaemonClient) -> None:
+        with pytest.raises(DaemonError) as caught:
+            RemoteSet(lambda: client, sent(lambda: {"something": torch.zeros(2)}), Host())
+        assert caught.value.code == "wrong-type"
+
+    def test_a_part_nobody_can_send_yet_is_unsupported(self, client: DaemonClient) -> None:
+        with pytest.raises(DaemonError) as caught:
+            RemoteSet(lambda: client, sent(lambda: {}, "t5xxl"), Host())
+        assert caught.value.code == "model-unsupported"
+
+    def test_an_interrupt_in_the_upload_leaves_nothing_behind(
+        self, client: DaemonClient, clip_tensors: dict[str, torch.Tensor]
+    ) -> None:
+        changed = {name: tensor + 1 for name, tensor in clip_tensors.items()}
+        calls = iter(range(10**6))
+        total = 3 * len(changed) // 2  # past the hashing, into the sending
+
+        def check() -> None:
+            if next(calls) > total:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            RemoteSet(lambda: client, SentParts("sd15", ("l",), lambda: changed, check), Host())
+        assert client.status().caches["uploads"].bytes == 0
+
+
+class TestDaemonCLIP:
+    def test_gives_comfyuis_structures_in_single_precision(self, clip: DaemonCLIP) -> None:
+        tokens = clip.tokenize("a boat")
+        cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True)
+        assert (cond.shape, cond.dtype) == ((1, 77, 768), torch.float32)
+        assert (pooled.shape, pooled.dtype) == ((1, 768), torch.float32)
+        as_dict = clip.encode_from_tokens(tokens, return_dict=True)
+        assert torch.equal(as_dict["cond"], cond)
+        assert torch.equal(as_dict["pooled_output"], pooled)
+        assert torch.equal(clip.encode("a boat"), cond)
+        ((scheduled, extra),) = clip.encode_from_tokens_scheduled(tokens, add_dict={"width": 64})
+        assert torch.equal(scheduled, cond)
+        assert extra["width"] == 64
+
+    def test_results_are_the_callers_own_memory(self, clip: DaemonCLIP) -> None:
+        first = clip.encode("a boat")
+        before = first.clone()
+        first.zero_()
+        assert torch.equal(clip.encode("a boat"), before)
+
+    def test_a_clones_layer_is_its_own_and_is_sent(self, clip: DaemonCLIP) -> None:
+        skipped = clip.clone()
+        skipped.clip_layer(-2)
+        assert clip.layer_idx is None
+        plain = clip.encode("a boat")
+        assert not torch.allclose(skipped.encode("a boat"), plain, atol=1e-2)
+        assert torch.equal(clip.encode("a boat"), plain)
+
+    def test_weights_and_vectors_reach_the_encoder(self, clip: DaemonCLIP) -> None:
+        tokens = clip.tokenize("a boat")
+        plain = clip.encode_from_tokens(tokens)
+        (chunk,) = tokens["l"]
+        heavy = {"l": [[(token, 1.5 if index == 2 else weight) for index, (token, weight) in enumerate(chunk)]]}
+        assert not torch.allclose(clip.encode_from_tokens(heavy), plain, atol=1e-3)
+        vector = torch.full((768,), 0.1)
+        inverted = {"l": [[chunk[0], (vector, 1.0), *chunk[2:]]]}
+        assert not torch.allclose(clip.encode_from_tokens(inverted), plain, atol=1e-3)
+
+    def test_glued_chunks_are_joined_along_the_tokens(self, clip: DaemonCLIP) -> None:
+        tokens = {"l": clip.tokenize("a")["l"] + clip.tokenize("b")["l"]}
+        joined = clip.encode_from_tokens(tokens)
+        assert joined.shape == (1, 154, 768)
+        assert torch.allclose(joined[:, :77], clip.encode("a"), atol=1e-5)
+
+    def test_tokenizer_options_and_unknown_keywords_are_passed_on(self, clip: DaemonCLIP) -> None:
+        changed = clip.clone()
+        changed.set_tokenizer_option("l_min_length", 5)
+        changed.tokenize("a", llama_template="x")
+        assert clip.tokenizer.calls[-1] == {"llama_template": "x", "tokenizer_options": {"l_min_length": 5}}
+        clip.tokenize("a")
+        assert clip.tokenizer.calls[-1] == {}
+
+    def test_names_decide_what_a_lora_hits_without_weights_here(
+        self, clip: DaemonCLIP, clip_tensors: dict[str, torch.Tensor]
+    ) -> None:
+        state = clip.cond_stage_model.state_dict()
+        assert {name for name in clip_tensors if "layers" in name} <= state.keys()
+        assert all(tensor.is_meta for tensor in state.values())
+        child = clip.cond_stage_model.clip_l.state_dict()
+        assert "transformer.text_model.final_layer_norm.weight" in child
+
+    def test_a_patch_that_would_change_a_weight_is_refused_where_it_is_added(self, clip: DaemonCLIP) -> None:
+        name = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+        assert clip.add_patches({"diffusion_model.something": object()}) == []
+        assert clip.add_patches({name: object()}, 0.0) == [name]
+        for patches, strengths in (
+            ({name: object()}, (1.0,)),
+            ({(name, (0, 0, 8)): object()}, (0.5,)),
+            ({name: 1}, (0.0, 0.9)),
+        ):
+            with pytest.raises(DaemonError) as caught:
+                clip.clone().add_patches(patches, *strengths)
+            assert caught.value.code == "patch-unsupported"
+            assert "before the tunnel" in (caught.value.hint or "")
+
+    def test_what_needs_the_weights_raises_an_attribute_error_with_a_way_out(self, clip: DaemonCLIP) -> None:
+        assert not hasattr(clip, "some_member_of_a_third_party_pack")
+        assert getattr(clip.patcher, "memory_required", None) is None
+        assert not hasattr(clip.cond_stage_model, "set_clip_options")
+        for refuse in (clip.get_sd, clip.get_key_patches):
+            with pytest.raises(RemoteOnlyError) as caught:
+                refuse()
+            assert isinstance(caught.value, LunaError)
+            assert caught.value.code == "remote-only"
+            assert clip.remote.set_id in caught.value.message
+
+    def test_an_interrupt_goes_through_while_waiting(self, clip: DaemonCLIP) -> None:
+        clip.remote.host.is_cancelled = True
+        with pytest.raises(KeyboardInterrupt):
+            clip.encode_from_tokens({"l": clip.tokenize("a boat")["l"] * 40})
+
+
+class TestDaemonVAE:
+    def test_says_what_comfyui_asks_of_a_vae(self, vae: DaemonVAE) -> None:
+        assert (vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio, vae.latent_dim) == (4, 8, 8, 2)
+        assert (vae.spacial_compression_encode(), vae.spacial_compression_decode()) == (8, 8)
+        assert vae.temporal_compression_decode() is None
+        assert vae.vae_dtype == torch.float32
+        assert vae.memory_used_decode((1, 4, 8, 8), torch.float32) == 0
+        vae.throw_exception_if_invalid()
+        assert torch.equal(vae.process_output(vae.process_input(torch.tensor([0.0, 1.0]))), torch.tensor([0.0, 1.0]))
+
+    def test_encodes_and_decodes_batches_and_crops_with_a_notice(self, vae: DaemonVAE) -> None:
+        pixels = torch.rand(3, 20, 27, 4, generator=torch.Generator().manual_seed(1))
+        before = pixels.clone()
+        latent = vae.encode(pixels)
+        assert (latent.shape, latent.dtype) == ((3, 4, 2, 3), torch.float32)
+        assert torch.equal(pixels, before)
+        assert vae.remote.host.notices == ["the image of 27x20 was cropped to 24x16 (a multiple of 8)"]
+        image = vae.decode(latent)
+        assert (image.shape, image.dtype) == ((3, 16, 24, 3), torch.float32)
+        assert 0 <= float(image.min()) <= float(image.max()) <= 1
+
+    def test_refuses_latents_of_another_kind_and_its_weights(self, vae: DaemonVAE) -> None:
+        with pytest.raises(DaemonError) as caught:
+            vae.decode(torch.zeros(1, 16, 2, 2))
+        assert caught.value.code == "latent-mismatch"
+        with pytest.raises(RemoteOnlyError):
+            vae.get_sd()
+        assert not hasattr(vae.first_stage_model, "per_channel_statistics")
+        assert "decoder.conv_in.weight" in vae.first_stage_model.state_dict()
+
+
+def test_a_restarted_daemon_gets_the_weights_again_while_they_are_there(
+    daemon: DaemonHandle, clip: DaemonCLIP, client: DaemonClient, clip_tensors: dict[str, torch.Tensor]
+) -> None:
+    before = clip.encode("a boat")
+    held: dict[str, Any] = {"tensors": clip_tensors}
+    lost = DaemonCLIP(RemoteSet(lambda: client, sent(lambda: held.get("tensors")), Host()), LetterTokenizer())
+    daemon.kill()
+    daemon.start()
+    del held["tensors"]
+    with pytest.raises(DaemonError) as caught:
+        lost.encode("a boat")
+    assert caught.value.code == "daemon-model-changed"
+    assert torch.equal(clip.encode("a boat"), before)
+    assert torch.equal(lost.encode("a boat"), before)  # the daemon has the set again, whoever sent it
