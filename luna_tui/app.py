@@ -224,7 +224,7 @@ class LunaApp(App[None]):
 
     def copy(self, text: str) -> None:
         """Copy to the terminal's clipboard (OSC 52) and say so."""
-        self.copy_to_clipboard(text)
+        self.copy_to_clipboard(text.encode("utf-8", "replace").decode("utf-8"))
         self.toast("copied through the terminal (OSC 52; tmux needs `set -g set-clipboard on`)")
 
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:

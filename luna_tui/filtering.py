@@ -65,7 +65,7 @@ def _term(word: str, columns: tuple[str, ...]) -> tuple[_Term | None, str | None
         column, body = match[1].lower(), match[2]
     if not body or body == "~":
         return None, None
-    flags = re.RegexFlag(0) if any(letter.isupper() for letter in body) else re.IGNORECASE
+    flags = re.MULTILINE | (re.RegexFlag(0) if any(letter.isupper() for letter in body) else re.IGNORECASE)
     if body.startswith("~"):
         try:
             return _Term(column, negative, (re.compile(body[1:], flags),)), None

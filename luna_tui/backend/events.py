@@ -51,12 +51,12 @@ class EventLog:
     def record(self, event: EventRow) -> None:
         """Append an event; it gets an id and, if it has none, the time."""
         entry = dataclasses.replace(event, id=event.id or secrets.token_hex(6), at=event.at or time.time())
-        line = json.dumps(dataclasses.asdict(entry), ensure_ascii=False) + "\n"
+        line = json.dumps(dataclasses.asdict(entry)) + "\n"  # ASCII: foreign names may be no UTF-8
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._rotate()
         descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(descriptor, line.encode("utf-8", "surrogateescape"))
+            os.write(descriptor, line.encode("ascii"))
         finally:
             os.close(descriptor)
 

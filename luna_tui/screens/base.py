@@ -318,11 +318,11 @@ class LunaScreen(Screen[None]):
     def do_app_back(self) -> None:
         """Undo one layer: filter bar, filter, zoom, opened pane. It never quits."""
         bar = self.query_one("#filter", Input)
-        table = self.main_table
+        filtered = next((view for view in (self._filter_target(), self.main_table) if view and view.filter), None)
         if bar.display:
             self._close_filter(keep=False)
-        elif table is not None and table.filter:
-            table.set_filter("")
+        elif filtered is not None:
+            filtered.set_filter("")
         elif self.has_class("-zoom"):
             self.remove_class("-zoom")
         elif self.PANES and self._current_pane != self.PANES[0]:

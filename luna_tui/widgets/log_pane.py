@@ -43,6 +43,12 @@ class LogPane(Pane):
         """Poll the file while the screen is shown."""
         self.set_interval(_POLL_S, self._poll)
 
+    def on_unmount(self) -> None:
+        """Let go of the file."""
+        tail, self._tail = self._tail, None
+        if tail is not None and not self._reading:
+            tail.close()
+
     def follow_file(self, name: str, path: str | None) -> None:
         """Follow another file; the same one goes on as it is."""
         if self._tail is not None and path == str(self._tail.path) and name == self._name:
@@ -69,6 +75,8 @@ class LogPane(Pane):
             lines = tail.read()
         except OSError as error:
             lines = [LogLine(f"cannot read the log: {error}", None, "error")]
+        if tail is not self._tail:  # another file is followed by now, or the screen is gone
+            tail.close()
         self.post_message(self.Lines(tail, lines))
 
     def on_log_pane_lines(self, message: LogPane.Lines) -> None:

@@ -52,6 +52,8 @@ class LogView(ScrollView, can_focus=True):
         Binding("ctrl+u", "page(-0.5)", "half up", show=False),
     ]
 
+    DEFAULT_CSS = "LogView { overflow-x: hidden; }"
+
     class Changed(Message):
         """Follow, filter, level or the count of lines changed."""
 

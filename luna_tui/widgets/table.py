@@ -82,6 +82,8 @@ class ListTable(ScrollView, can_focus=True):
         Binding("space", "mark", "mark", show=False),
     ]
 
+    DEFAULT_CSS = "ListTable { overflow-x: hidden; }"
+
     cursor: var[int] = var(0)
 
     class Highlighted(Message):
