@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from luna_daemon.proxy import DaemonCLIP, DaemonVAE
 from luna_daemon.remote import RemoteSet
 from luna_daemon.selection import FAMILIES, choose_set
+from luna_daemon.services import Services
 from luna_daemon.sources import ServedSet
 from luna_engine.errors import LunaError
 
@@ -53,7 +55,8 @@ class LunaDaemonStatus:
 
     def report(self) -> dict[str, Any]:
         """Ask both ports."""
-        lines, is_running = describe(health.services())
+        with contextlib.closing(Services()) as fresh:  # a kept connection would try for seconds to reconnect
+            lines, is_running = describe(fresh)
         report = "\n".join(lines)
         return {"ui": {"text": [report]}, "result": (report, is_running)}
 

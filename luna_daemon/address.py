@@ -54,7 +54,7 @@ def start_command(port: int) -> str:
     for name, instance in configured.daemons.items():
         if instance.port == port:
             return f"luna daemon start {name}"
-    service = "vae" if port == configured.daemon.vae_port else "full"
+    service = "vae" if port == default_port("vae") else "full"
     return f"python luna_daemon/server.py --service-type {service} --port {port}"
 
 

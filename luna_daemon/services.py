@@ -28,6 +28,13 @@ class Services:
         self._clients: dict[tuple[str, int], DaemonClient] = {}
         self._lock = threading.Lock()
 
+    def close(self) -> None:
+        """Close all connections; the next use makes new ones."""
+        with self._lock:
+            clients, self._clients = list(self._clients.values()), {}
+        for client in clients:
+            client.close()
+
     def at(self, host: str, port: int) -> tuple[DaemonClient, Welcome]:
         """Return the kept client of an address and what the daemon there says of itself.
 
@@ -39,6 +46,7 @@ class Services:
             if client is None:
                 client = self._connect(host, port, name=self._name)
                 self._clients[host, port] = client
+        client.ping()  # a kept connection does not notice by itself that its daemon died
         return client, client.welcome
 
     def text(self) -> DaemonClient:
@@ -67,18 +75,18 @@ class Services:
         """
         host = address.default_host()
         vae_port, port = address.default_port("vae"), address.default_port("clip")
+        first: DaemonUnreachableError | None = None
         try:
             client, welcome = self.at(host, vae_port)
-        except DaemonUnreachableError:
-            if port == vae_port:
-                raise
+        except DaemonUnreachableError as error:
+            first = error
         else:
             if welcome.service_type != "clip":
                 return client
         try:
             client, welcome = self.at(host, port)
         except DaemonUnreachableError as error:
-            raise address.unreachable(host, vae_port, error) from error
+            raise first or error from None
         if welcome.service_type == "clip":
             raise DaemonError(
                 "service-not-here",

@@ -143,7 +143,7 @@ def _put(client: DaemonClient, part: Part, content: str, check: Callable[[], Non
     """Upload a part as a safetensors file, piece by piece; tell whether that was needed."""
     header = _header(part)
     total = len(header) + sum(map(_nbytes, part.entries.values()))
-    begun = client.put_model(PutModel("begin", content=content, nbytes=total), poll=check)
+    begun = client.put_model(PutModel("begin", content=content, nbytes=total))  # no poll: its reply names the upload
     if begun.have:
         return False
     offset = 0

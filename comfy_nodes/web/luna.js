@@ -13,6 +13,7 @@ function textWidget(node) {
   if (existing) return existing;
   const element = document.createElement("textarea");
   element.readOnly = true;
+  element.rows = 6;
   element.className = "comfy-multiline-input";
   element.setAttribute("aria-label", "Result");
   const widget = node.addDOMWidget(WIDGET, "luna_text", element, {

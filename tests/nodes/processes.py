@@ -132,9 +132,10 @@ class Run:
 
 @dataclass
 class DaemonHandle:
-    """A real daemon process on CPU that serves the demo SD1.5 model; tests may stop and start it."""
+    """A real daemon process on CPU that serves the sets it preloads; tests may stop and start it."""
 
     environment: dict[str, str]
+    preload: str = "demo"
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -142,7 +143,7 @@ class DaemonHandle:
         if self.process is not None and self.process.poll() is None:
             return
         command = [sys.executable, str(REPO / "luna_daemon" / "server.py"), "--service-type", "full"]
-        command += ["--device", "cpu", "--name", "nodes", "--preload", "demo"]
+        command += ["--device", "cpu", "--name", "nodes", "--preload", self.preload]
         command += ["--port", self.environment["LUNA_DAEMON_PORT"]]
         with (Path(self.environment["LUNA_HOME"]) / "daemon-output.txt").open("ab") as output:
             self.process = subprocess.Popen(
@@ -160,6 +161,11 @@ class DaemonHandle:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    @property
+    def port(self) -> int:
+        """Return where it listens."""
+        return int(self.environment["LUNA_DAEMON_PORT"])
 
     def is_computing(self) -> bool:
         """Tell whether a request runs on the device now."""
@@ -179,7 +185,7 @@ class DaemonHandle:
     def _connect(self) -> Iterator[DaemonClient]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("LUNA_HOME", self.environment["LUNA_HOME"])
-            with DaemonClient.connect("127.0.0.1", int(self.environment["LUNA_DAEMON_PORT"])) as client:
+            with DaemonClient.connect("127.0.0.1", self.port) as client:
                 yield client
 
 

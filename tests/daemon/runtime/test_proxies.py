@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from luna_daemon.client import DaemonClient
+from luna_daemon.model_messages import Part
 from luna_daemon.proxy import DaemonCLIP, DaemonVAE, RemoteOnlyError
 from luna_daemon.remote import RemoteSet
 from luna_daemon.sources import SentParts, ServedSet
@@ -47,7 +48,7 @@ class LetterTokenizer:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
 
-    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **kw: Any) -> dict[str, Any]:
+    def tokenize_with_weights(self, text: str, _word_ids: object, **kw: Any) -> dict[str, Any]:
         self.calls.append(kw)
         ids = [START, *(ord(letter) for letter in text[:75]), END]
         return {"l": [[(token, 1.0) for token in ids + [END] * (77 - len(ids))]]}
@@ -95,8 +96,8 @@ def clip(client: DaemonClient, clip_tensors: dict[str, torch.Tensor]) -> DaemonC
 
 @pytest.fixture
 def vae(client: DaemonClient) -> DaemonVAE:
-    row = next(row for row in client.list_models(loaded=True).sets if "vae" in row.parts)
-    return DaemonVAE(RemoteSet(lambda: client, ServedSet(row.id), Host()))
+    loaded = client.load_model([Part("vae", id="vae/vae.safetensors")], family="sd15")
+    return DaemonVAE(RemoteSet(lambda: client, ServedSet(loaded.set), Host()))
 
 
 class TestSending:
@@ -111,8 +112,6 @@ class TestSending:
 
     def test_a_part_that_a_larger_set_holds_is_shared_from_there(self, client: DaemonClient, model_root: Path) -> None:
         vae_tensors = load_file(model_root / "vae/vae.safetensors")
-        from luna_daemon.model_messages import Part
-
         file = "checkpoints/parts.safetensors"
         whole = client.load_model([Part("l", id=file), Part("vae", id=file)], family="sd15")
         source = sent(lambda: vae_tensors, "vae")
@@ -127,12 +126,13 @@ class TestSending:
 
     def test_a_part_nobody_can_send_yet_is_unsupported(self, client: DaemonClient) -> None:
         with pytest.raises(DaemonError) as caught:
-            RemoteSet(lambda: client, sent(lambda: {}, "t5xxl"), Host())
+            RemoteSet(lambda: client, sent(dict, "t5xxl"), Host())
         assert caught.value.code == "model-unsupported"
 
     def test_an_interrupt_in_the_upload_leaves_nothing_behind(
         self, client: DaemonClient, clip_tensors: dict[str, torch.Tensor]
     ) -> None:
+        before = client.status().caches["uploads"].entries
         changed = {name: tensor + 1 for name, tensor in clip_tensors.items()}
         calls = iter(range(10**6))
         total = 3 * len(changed) // 2  # past the hashing, into the sending
@@ -143,7 +143,7 @@ class TestSending:
 
         with pytest.raises(KeyboardInterrupt):
             RemoteSet(lambda: client, SentParts("sd15", ("l",), lambda: changed, check), Host())
-        assert client.status().caches["uploads"].bytes == 0
+        assert client.status().caches["uploads"].entries == before
 
 
 class TestDaemonCLIP:
