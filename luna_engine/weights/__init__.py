@@ -32,11 +32,12 @@ def convert(
     *,
     cancel: threading.Event | None = None,
     options: ConversionOptions | None = None,
+    job: str = "direct",
 ) -> ConversionReport:
     """Write the diffusion part of a file in another precision; see `luna_engine.weights.conversion`."""
     from luna_engine.weights import conversion
 
-    return conversion.convert(source, destination, precision, progress, cancel=cancel, options=options)
+    return conversion.convert(source, destination, precision, progress, cancel=cancel, options=options, job=job)
 
 
 def verify(path: str | Path, source: str | Path | None = None) -> VerificationReport:

@@ -373,9 +373,16 @@ def _explained(destination: Path) -> Iterator[None]:
 
 
 def _peak_rss() -> int:
+    """Return the most memory this process ever had, in bytes.
+
+    Linux's getrusage counts what the parent had when it forked; the kernel's own table does not.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text("ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
     if sys.platform == "win32":
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak) * (1 if sys.platform == "darwin" else 1024)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

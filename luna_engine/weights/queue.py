@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 if sys.platform != "win32":
     import fcntl
 
+# Detached workers that this process started: kept so that it can take their exit code (and leave no zombie).
+_STARTED: list[subprocess.Popen[bytes]] = []
 _MOST_ATTEMPTS = 3  # the first, and two after a worker died
 
 
@@ -146,11 +148,20 @@ class JobQueue:
     def run_next(self) -> Job | None:
         """Start a detached worker for the oldest queued job; None if one runs already or nothing waits."""
         with self._locked():
-            jobs = [self._reclaimed(job) for job in self.jobs()]
+            jobs = self._settled()
             if any(_is_running(job) for job in jobs):
                 return None
             waiting = next((job for job in jobs if job.state is JobState.QUEUED), None)
             return None if waiting is None else self._start(waiting, detached=True)[0]
+
+    def settle(self) -> tuple[Job, ...]:
+        """Say what became of jobs whose worker died without a word, and return all jobs."""
+        with self._locked():
+            return self._settled()
+
+    def _settled(self) -> tuple[Job, ...]:
+        _STARTED[:] = [worker for worker in _STARTED if worker.poll() is None]
+        return tuple(self._reclaimed(job) for job in self.jobs())
 
     def start(self, job_id: str) -> subprocess.Popen[bytes]:
         """Start a worker for this very job as a child that dies with its terminal, and return the process.
@@ -177,6 +188,8 @@ class JobQueue:
                 stderr=log,
                 start_new_session=detached,
             )
+        if detached:
+            _STARTED.append(worker)
         started = dataclasses.replace(
             job,
             state=JobState.RUNNING,

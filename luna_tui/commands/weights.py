@@ -18,6 +18,7 @@ from luna_engine.paths import checkout_root
 from luna_tui import frame
 from luna_tui.commands import weights_output as words
 from luna_tui.progress import Bar
+from luna_tui.wording import size
 
 if TYPE_CHECKING:
     from luna_engine.weights.jobs import Job
@@ -148,8 +149,8 @@ def _plan_text(found: ConversionPlan, destination: Path, free: int, problems: li
         counts = f"{counts}, {packed}"
     lines = [
         f"{words.plain(found.source.name)} -> {words.plain(str(destination))}",
-        f"  {words.size_text(found.size_bytes)}: {counts}",
-        f"  {words.size_text(free)} stay free" if not problems else f"  {words.size_text(-free)} too little space",
+        f"  {size(found.size_bytes)}: {counts}",
+        f"  {size(free)} stay free" if not problems else f"  {size(-free)} too little space",
     ]
     if found.is_at_target:
         lines = [f"{words.plain(found.source.name)} is {found.precision.label} already: it is used as it is"]
@@ -188,9 +189,9 @@ def _convert_all(work: list[tuple[Path, str]], out: Path | None, options: Conver
 def _outcome_text(job: Job) -> str:
     if job.result is None:
         return f"{job.state.value}: {words.plain(job.name)} (job {job.id})"
-    size = words.size_text(job.result["size_bytes"])
+    written = size(job.result["size_bytes"])
     rest = "was there already" if job.state.value == "reused" else f"in {job.result['duration_s']:.1f} s"
-    return f"{words.plain(job.destination)}  {size}  {rest}"
+    return f"{words.plain(job.destination)}  {written}  {rest}"
 
 
 def _as_error(record: dict[str, Any]) -> LunaError:
@@ -290,7 +291,8 @@ def jobs(ids: tuple[str, ...], *, cancel: bool, retry: bool) -> None:
         queue.cancel(job_id) if cancel else queue.retry(job_id)
     if retry:
         queue.run_next()
-    found = [job for job in queue.jobs() if not ids or job.id in ids]
+    known = queue.jobs() if frame.output().readonly else queue.settle()
+    found = [job for job in known if not ids or job.id in ids]
     for job_id in ids:
         queue.store.load(job_id)  # says so if there is none
     rows = [(job, queue.progress(job.id)) for job in found]

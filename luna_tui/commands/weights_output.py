@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any
 
+from luna_tui.wording import size
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -14,23 +16,10 @@ if TYPE_CHECKING:
     from luna_engine.weights.jobs import Job
     from luna_engine.weights.progress import Progress
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
-
 
 def plain(text: str) -> str:
     """Return foreign text with what could act on the terminal written as escapes."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
-
-
-def size_text(count: float | None) -> str:
-    """Return bytes for people, a dash for unknown."""
-    if count is None:
-        return "\u2013"
-    for unit in _UNITS:
-        if count < 1024 or unit == _UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError  # the last unit takes all
 
 
 def inspection_fields(found: Inspection, tensors: Iterable[Any] = ()) -> dict[str, Any]:
@@ -76,9 +65,9 @@ def _component(part: Component) -> dict[str, Any]:
 
 def inspection_text(found: Inspection, tensors: Iterable[Any] = ()) -> str:
     """Return an inspection for people."""
-    lines = [f"{plain(found.path.name)}: {plain(found.name)}, {found.precision}, {size_text(found.size_bytes)}"]
+    lines = [f"{plain(found.path.name)}: {plain(found.name)}, {found.precision}, {size(found.size_bytes)}"]
     lines += [
-        f"  {plain(part.name):<18} {part.parameters / 1e6:>9.1f} M parameters  {size_text(part.size_bytes):>10}  "
+        f"  {plain(part.name):<18} {part.parameters / 1e6:>9.1f} M parameters  {size(part.size_bytes):>10}  "
         f"{', '.join(part.dtypes)}"
         for part in found.components
     ]
@@ -134,10 +123,9 @@ def sources_text(rows: Sequence[SourceRow]) -> str:
     for row in rows:
         found = row.inspection
         what = found.name if found else f"{row.error['code']}: {row.error['message']}" if row.error else "?"
-        lines.append(f"{plain(row.path.name):<{width}}  {size_text(row.size_bytes):>10}  {plain(what)}")
+        lines.append(f"{plain(row.path.name):<{width}}  {size(row.size_bytes):>10}  {plain(what)}")
         lines += [
-            f"  {plain(variant.path.name):<{width}}{size_text(variant.size_bytes):>10}  {variant.precision} {variant.state}"
-            for variant in row.variants
+            f"  {plain(v.path.name):<{width}}{size(v.size_bytes):>10}  {v.precision} {v.state}" for v in row.variants
         ]
     return "\n".join(lines)
 
