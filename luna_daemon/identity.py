@@ -22,6 +22,14 @@ if TYPE_CHECKING:
 
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 _SAME_TIME_S = 0.02
+# What is handed to the operating system must be of the right kind, whoever wrote the file.
+_CHECKED: dict[str, Any] = {
+    "pid": int,
+    "create_time": (int, float),
+    "port": (int, type(None)),
+    "socket": (str, type(None)),
+    "at": (int, float),
+}
 R = TypeVar("R")
 
 
@@ -160,6 +168,8 @@ def _read(path: Path, kind: type[R]) -> R | None:
     if data is None:
         return None
     names = {entry.name for entry in dataclasses.fields(kind)}  # type: ignore[arg-type]  # only dataclasses come here
+    if not all(isinstance(data.get(name), kinds) for name, kinds in _CHECKED.items() if name in names):
+        return None
     try:
         return kind(**{name: value for name, value in data.items() if name in names})
     except TypeError:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 EXIT_BY_CODE = {
     "port-taken": process_exits.PORT,
     "lock-held": process_exits.LOCK,
+    "path-unsafe": process_exits.SETTINGS,
     "device-unusable": process_exits.DEVICE,
     "device-lost": process_exits.DEVICE_LOST,
     "model-missing": process_exits.PRELOAD,

@@ -35,6 +35,7 @@ __all__ = ["DaemonState", "DaemonView", "Supervisor", "SupervisorEvent", "Superv
 
 STEP_S = 0.1
 _log = logging.getLogger("luna.supervisor")
+_log.addHandler(logging.NullHandler())  # inside luna-tui nothing may reach the terminal by itself
 
 
 @dataclass(frozen=True, slots=True)
