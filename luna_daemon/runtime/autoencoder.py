@@ -1,4 +1,7 @@
-"""The SD and SDXL autoencoder on diffusers' AutoencoderKL, fed from files in the original key layout.
+"""The SD and SDXL autoencoder (Rombach et al. 2022, the CompVis layout), with the names that files carry.
+
+Written out in torch instead of taken from diffusers: installing diffusers into a ComfyUI whose transformers is 4.x
+pulls huggingface_hub past what that transformers accepts, and ComfyUI no longer starts. Tests hold it to diffusers.
 
 Rules N16 and N17 of DAEMON.md: the mean of the posterior, no scaling or shift factor, images clamped to 0..1.
 Cropping and channel rules are the caller's (``images.py``).
@@ -6,56 +9,208 @@ Cropping and channel rules are the caller's (``images.py``).
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
+from torch.nn import functional
 
 from luna_daemon.model_messages import VaeFacts
+from luna_daemon.runtime.tiling import decode_passes, encode_passes, mean_of_passes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from luna_daemon.encode_messages import Tile
+
 FACTOR = 8
 CHANNELS = 4
 _WIDTHS = (128, 256, 512, 512)
+_BLOCKS = 2
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
-# diffusers' spelling → the original one, tried in order on every name.
-_RENAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), original)
-    for pattern, original in (
-        (r"^encoder\.down_blocks\.(\d)\.resnets\.", r"encoder.down.\1.block."),
-        (r"^encoder\.down_blocks\.(\d)\.downsamplers\.0\.", r"encoder.down.\1.downsample."),
-        (r"\.mid_block\.resnets\.0\.", ".mid.block_1."),
-        (r"\.mid_block\.resnets\.1\.", ".mid.block_2."),
-        (r"\.mid_block\.attentions\.0\.group_norm\.", ".mid.attn_1.norm."),
-        (r"\.mid_block\.attentions\.0\.to_([qkv])\.", r".mid.attn_1.\1."),
-        (r"\.mid_block\.attentions\.0\.to_out\.0\.", ".mid.attn_1.proj_out."),
-        (r"\.conv_shortcut\.", ".nin_shortcut."),
-        (r"\.conv_norm_out\.", ".norm_out."),
-    )
-)
-_UP = re.compile(r"^decoder\.up_blocks\.(\d)\.(resnets|upsamplers\.0)\.")
+
+def _norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(32, width, eps=1e-6)
 
 
-def original_name(name: str) -> str:
-    """Return the original (CompVis) name of a weight of diffusers' AutoencoderKL.
+class ResidualBlock(nn.Module):
+    """Norm, swish, convolution, twice, added to the input; a shortcut convolution where the width changes."""
 
-    The original numbers the decoder's levels from the full resolution downwards, diffusers in running order.
-    """
-    if match := _UP.match(name):
-        level = len(_WIDTHS) - 1 - int(match[1])
-        kind = "block" if match[2] == "resnets" else "upsample"
-        name = f"decoder.up.{level}.{kind}.{name[match.end() :]}"
-    for pattern, original in _RENAMES:
-        name = pattern.sub(original, name)
-    return name
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(inside)
+        self.conv1 = nn.Conv2d(inside, outside, 3, padding=1)
+        self.norm2 = _norm(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
+        self.nin_shortcut = nn.Identity() if inside == outside else nn.Conv2d(inside, outside, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, inside, h, w] to [B, outside, h, w]."""
+        h = self.conv1(functional.silu(self.norm1(x)))
+        h = self.conv2(functional.silu(self.norm2(h)))
+        out: torch.Tensor = self.nin_shortcut(x) + h
+        return out
+
+
+class AttentionBlock(nn.Module):
+    """Attention over all positions, one head."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = _norm(width)
+        self.q = nn.Conv2d(width, width, 1)
+        self.k = nn.Conv2d(width, width, 1)
+        self.v = nn.Conv2d(width, width, 1)
+        self.proj_out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, h, w] to the same shape."""
+        normed = self.norm(x)
+        # [B, 1 head, h·w positions, C]
+        q, k, v = (layer(normed).flatten(2).transpose(1, 2)[:, None] for layer in (self.q, self.k, self.v))
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        out: torch.Tensor = x + self.proj_out(mixed[:, 0].transpose(1, 2).reshape(x.shape))
+        return out
+
+
+class Downsample(nn.Module):
+    """Halves both sides; one row and column of zeros are added at the end, none at the start."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, h, w] to [B, C, h/2, w/2]."""
+        out: torch.Tensor = self.conv(functional.pad(x, (0, 1, 0, 1)))
+        return out
+
+
+class Upsample(nn.Module):
+    """Doubles both sides by repeating pixels, then smooths."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, h, w] to [B, C, 2h, 2w]."""
+        out: torch.Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
+        return out
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, and the change to the next."""
+
+    def __init__(self, inside: int, width: int, blocks: int, change: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResidualBlock(inside if index == 0 else width, width) for index in range(blocks))
+        self._change = next(iter(change), None)
+        for name, module in change.items():
+            self.add_module(name, module)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Run the blocks, then the change."""
+        for block in self.block:
+            x = block(x)
+        return x if self._change is None else self.get_submodule(self._change)(x)
+
+
+class Middle(nn.Module):
+    """Two blocks round the attention, at the lowest resolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block_1 = ResidualBlock(width, width)
+        self.attn_1 = AttentionBlock(width)
+        self.block_2 = ResidualBlock(width, width)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, C, h, w] to the same shape."""
+        out: torch.Tensor = self.block_2(self.attn_1(self.block_1(x)))
+        return out
+
+
+class Encoder(nn.Module):
+    """Pixels to the moments of the posterior."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(3, _WIDTHS[0], 3, padding=1)
+        inside = (_WIDTHS[0], *_WIDTHS[:-1])
+        last = len(_WIDTHS) - 1
+        self.down = nn.ModuleList(
+            Level(inside[level], width, _BLOCKS, {} if level == last else {"downsample": Downsample(width)})
+            for level, width in enumerate(_WIDTHS)
+        )
+        self.mid = Middle(_WIDTHS[-1])
+        self.norm_out = _norm(_WIDTHS[-1])
+        self.conv_out = nn.Conv2d(_WIDTHS[-1], 2 * CHANNELS, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map [B, 3, 8h, 8w] to [B, 8, h, w]."""
+        x = self.conv_in(x)
+        for level in self.down:
+            x = level(x)
+        out: torch.Tensor = self.conv_out(functional.silu(self.norm_out(self.mid(x))))
+        return out
+
+
+class Decoder(nn.Module):
+    """Latent to pixels. Levels are numbered from the full resolution downwards and run from the last to the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_in = nn.Conv2d(CHANNELS, _WIDTHS[-1], 3, padding=1)
+        self.mid = Middle(_WIDTHS[-1])
+        inside = (*_WIDTHS[1:], _WIDTHS[-1])
+        self.up = nn.ModuleList(
+            Level(inside[level], width, _BLOCKS + 1, {} if level == 0 else {"upsample": Upsample(width)})
+            for level, width in enumerate(_WIDTHS)
+        )
+        self.norm_out = _norm(_WIDTHS[0])
+        self.conv_out = nn.Conv2d(_WIDTHS[0], 3, 3, padding=1)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        """Map [B, 4, h, w] to [B, 3, 8h, 8w]."""
+        x = self.mid(self.conv_in(z))
+        for level in reversed(self.up):
+            x = level(x)
+        out: torch.Tensor = self.conv_out(functional.silu(self.norm_out(x)))
+        return out
+
+
+class AutoencoderModule(nn.Module):
+    """Encoder, decoder and the convolutions of size 1 between them and the latent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.decoder = Decoder()
+        self.quant_conv = nn.Conv2d(2 * CHANNELS, 2 * CHANNELS, 1)
+        self.post_quant_conv = nn.Conv2d(CHANNELS, CHANNELS, 1)
+
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the mean of the posterior: the first half of the moments."""
+        mean: torch.Tensor = self.quant_conv(self.encoder(pixels))[:, :CHANNELS]
+        return mean
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return pixels in about -1..1."""
+        pixels: torch.Tensor = self.decoder(self.post_quant_conv(latent))
+        return pixels
 
 
 def expected_shapes() -> dict[str, tuple[int, ...]]:
-    """Return original name → shape of every weight (attention as linear layers, without the axes of size 1)."""
-    return {original_name(name): tuple(tensor.shape) for name, tensor in _empty_model().state_dict().items()}
+    """Return name → shape of every weight."""
+    return {name: tuple(tensor.shape) for name, tensor in _empty_module().state_dict().items()}
+
+
+def _empty_module() -> AutoencoderModule:
+    """Build the module on the meta device: no memory, no random numbers."""
+    with torch.device("meta"):
+        return AutoencoderModule()
 
 
 class Autoencoder:
@@ -63,6 +218,7 @@ class Autoencoder:
 
     Args:
         tensors: original names (``encoder.conv_in.weight``, ``quant_conv.bias``, …) → tensors of any float type.
+            Attention weights may be stored as linear layers, without the axes of size 1.
         dtype: what it computes in.
         device: where it runs.
     """
@@ -70,14 +226,10 @@ class Autoencoder:
     def __init__(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, device: torch.device) -> None:
         self.dtype = dtype
         self.device = device
-        self._model = _empty_model()
-        # The attention's convolutions of size 1 are linear layers in diffusers: same numbers, two axes fewer.
-        weights = {
-            name: tensors[original_name(name)].to(dtype).reshape(empty.shape)
-            for name, empty in self._model.state_dict().items()
-        }
-        self._model.load_state_dict(weights, strict=True, assign=True)
-        self._model.requires_grad_(requires_grad=False).eval().to(device)
+        self._module = _empty_module()
+        weights = {name: tensors[name].to(dtype).reshape(shape) for name, shape in expected_shapes().items()}
+        self._module.load_state_dict(weights, strict=True, assign=True)
+        self._module.requires_grad_(requires_grad=False).eval().to(device)
 
     @property
     def facts(self) -> VaeFacts:
@@ -90,7 +242,7 @@ class Autoencoder:
         for image in pixels.unbind():
             check()
             x = (image[None].movedim(-1, 1).float() * 2.0 - 1.0).to(self.device, self.dtype)
-            latents.append(self._model.encode(x).latent_dist.mean.float().cpu())
+            latents.append(self._module.encode(x).float().cpu())
         return torch.cat(latents)
 
     def decode(self, latent: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
@@ -98,34 +250,15 @@ class Autoencoder:
         images = []
         for one in latent.unbind():
             check()
-            y = self._model.decode(one[None].to(self.device, self.dtype)).sample.float().cpu()
+            y = self._module.decode(one[None].to(self.device, self.dtype)).float().cpu()
             images.append(((y + 1.0) / 2.0).clamp_(0.0, 1.0).movedim(1, -1))
         return torch.cat(images)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the weights under their original names."""
-        return {original_name(name): tensor for name, tensor in self._model.state_dict().items()}
+        return dict(self._module.state_dict())
 
     def to(self, device: torch.device) -> None:
         """Move the weights; they compute where they are."""
-        self._model.to(device)
+        self._module.to(device)
         self.device = device
-
-
-def _empty_model() -> Any:
-    """Build the module on the meta device: no memory, no random numbers."""
-    from diffusers import AutoencoderKL
-
-    levels = len(_WIDTHS)
-    with torch.device("meta"):
-        return AutoencoderKL(
-            in_channels=3,
-            out_channels=3,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=_WIDTHS,
-            layers_per_block=2,
-            act_fn="silu",
-            latent_channels=CHANNELS,
-            norm_num_groups=32,
-        )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "diffusers", "safetensors", "gguf", "textual", "watchdog", "nvidia-ml-py")
+PACKAGES = ("torch", "transformers", "safetensors", "gguf", "textual", "watchdog", "nvidia-ml-py")
 VARIABLES = ("LUNA_HOME", "LUNA_MODELS", "LUNA_DAEMON_HOST", "LUNA_DAEMON_PORT", "LUNA_DAEMON_VAE_PORT", "COMFYUI_PATH")
 
 
@@ -154,7 +154,7 @@ def check_variables() -> Iterator[Check]:
 
 def check_packages(versions: dict[str, str | None]) -> Iterator[Check]:
     """Tell whether a daemon could run in this environment."""
-    missing = [name for name in ("torch", "transformers", "diffusers") if versions[name] is None]
+    missing = [name for name in ("torch", "transformers") if versions[name] is None]
     if missing:
         yield Check(
             "daemon",
