@@ -236,21 +236,31 @@ class Autoencoder:
         """Shape rules."""
         return VaeFacts(latent_channels=CHANNELS, spatial=FACTOR, dtype=_PRECISIONS[self.dtype])
 
-    def encode(self, pixels: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
-        """Encode [B, H, W, 3] in 0..1 to the posterior's mean [B, 4, H/8, W/8], fp32 on the CPU."""
+    def encode(self, pixels: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
+        """Encode [B, H, W, 3] in 0..1 to the posterior's mean [B, 4, H/8, W/8], fp32 on the CPU; tiles in pixels."""
+
+        def run(x: torch.Tensor) -> torch.Tensor:
+            check()
+            return self._module.encode(x.to(self.device, self.dtype)).float().cpu()
+
         latents = []
         for image in pixels.unbind():
-            check()
-            x = (image[None].movedim(-1, 1).float() * 2.0 - 1.0).to(self.device, self.dtype)
-            latents.append(self._module.encode(x).float().cpu())
+            x = image[None].movedim(-1, 1).float() * 2.0 - 1.0
+            passes = () if tile is None else encode_passes(tile)
+            latents.append(run(x) if tile is None else mean_of_passes(x, passes, tile.overlap, 1 / FACTOR, run))
         return torch.cat(latents)
 
-    def decode(self, latent: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
-        """Decode [B, 4, h, w] to [B, 8h, 8w, 3] in 0..1, fp32 on the CPU."""
-        images = []
-        for one in latent.unbind():
+    def decode(self, latent: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
+        """Decode [B, 4, h, w] to [B, 8h, 8w, 3] in 0..1, fp32 on the CPU; tiles in latent units."""
+
+        def run(z: torch.Tensor) -> torch.Tensor:
             check()
-            y = self._module.decode(one[None].to(self.device, self.dtype)).float().cpu()
+            return self._module.decode(z.to(self.device, self.dtype)).float().cpu()
+
+        images = []
+        for one in (each[None] for each in latent.unbind()):
+            passes = () if tile is None else decode_passes(tile)
+            y = run(one) if tile is None else mean_of_passes(one, passes, tile.overlap, FACTOR, run)
             images.append(((y + 1.0) / 2.0).clamp_(0.0, 1.0).movedim(1, -1))
         return torch.cat(images)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from luna_daemon.encode_messages import Tile
     from luna_daemon.model_messages import EncoderFacts, VaeFacts
     from luna_daemon.runtime.parts import Part
 
@@ -112,10 +113,10 @@ class ModelSet(Protocol):
     def encode(self, items: Sequence[EncodeItem], check: Callable[[], None]) -> list[Encoded]:
         """Encode the prompts in order."""
 
-    def vae_encode(self, pixels: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+    def vae_encode(self, pixels: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
         """Encode pixels [B, H, W, 3] in 0..1, sides multiples of the factor, to a latent [B, C, h, w] fp32."""
 
-    def vae_decode(self, latent: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+    def vae_decode(self, latent: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
         """Decode a latent [B, C, h, w] to pixels [B, H, W, 3] fp32 in 0..1."""
 
     def names(self) -> list[NamedTensor]:

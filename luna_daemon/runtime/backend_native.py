@@ -19,6 +19,7 @@ from luna_engine.errors import DaemonError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from luna_daemon.encode_messages import Tile
     from luna_daemon.model_messages import EncoderFacts, VaeFacts
     from luna_daemon.runtime.backend import Encoded, EncodeItem
     from luna_daemon.runtime.parts import Part
@@ -79,13 +80,13 @@ class NativeSet:
         cap = _ROW_CAP.get(self._device.type, _ROW_CAP_ON_CARD)
         return conditioning.encode(FAMILIES[self._family], self._encoders, items, cap, check)
 
-    def vae_encode(self, pixels: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+    def vae_encode(self, pixels: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
         """Encode pixels [B, H, W, 3] whose sides are multiples of the factor."""
-        return self._require_vae().encode(pixels, check)
+        return self._require_vae().encode(pixels, check, tile)
 
-    def vae_decode(self, latent: torch.Tensor, check: Callable[[], None]) -> torch.Tensor:
+    def vae_decode(self, latent: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
         """Decode a latent [B, C, h, w]."""
-        return self._require_vae().decode(latent, check)
+        return self._require_vae().decode(latent, check, tile)
 
     def _require_vae(self) -> autoencoder.Autoencoder:
         if self._vae is None:

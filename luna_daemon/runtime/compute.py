@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from luna_daemon.encode_messages import EncodeText, EncodeTokens, TextItem, VaeDecode, VaeEncode
+    from luna_daemon.encode_messages import EncodeText, EncodeTokens, TextItem, Tile, VaeDecode, VaeEncode
     from luna_daemon.engine_seam import Answer, Check
     from luna_daemon.frames import WireTensor
     from luna_daemon.model_messages import VaeFacts
@@ -117,8 +117,8 @@ class ComputeCommands:
         held, facts = self._vae(body.set)
         pixels = images.prepare_pixels(to_torch(segments["pixels"]), facts)
         images.require_finite(pixels.tensor, "image")
-        did = Did(backend=self._store.backend.name, set=held.id, place_before=held.model.place.value, crop=pixels.crop)
-        latent = held.model.vae_encode(pixels.tensor, check)
+        did = self._vae_did(held, body.tile, pixels.crop)
+        latent = held.model.vae_encode(pixels.tensor, check, body.tile)
         held.touch()
         return Latent(did), [from_torch("latent", latent)]
 
@@ -131,10 +131,21 @@ class ComputeCommands:
             )
         latent = images.prepare_latent(to_torch(segments["latent"]), facts)
         images.require_finite(latent, "latent")
-        did = Did(backend=self._store.backend.name, set=held.id, place_before=held.model.place.value)
-        image = held.model.vae_decode(latent, check)
+        did = self._vae_did(held, body.tile, None)
+        image = held.model.vae_decode(latent, check, body.tile)
         held.touch()
         return Image(did), [from_torch("image", image)]
+
+    def _vae_did(self, held: HeldSet, tile: Tile | None, crop: tuple[int, int] | None) -> Did:
+        if tile is not None:
+            images.require_tile(tile)
+        return Did(
+            backend=self._store.backend.name,
+            set=held.id,
+            place_before=held.model.place.value,
+            tiled="no" if tile is None else "asked",
+            crop=crop,
+        )
 
     def _set(self, name: str, component: str) -> HeldSet:
         if self._service_type not in {"full", "vae" if component == "vae" else "clip"}:

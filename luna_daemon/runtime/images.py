@@ -10,6 +10,7 @@ from luna_engine.errors import DaemonError
 if TYPE_CHECKING:
     import torch
 
+    from luna_daemon.encode_messages import Tile
     from luna_daemon.model_messages import VaeFacts
 
 
@@ -80,3 +81,20 @@ def require_finite(tensor: torch.Tensor, what: str) -> None:
     """
     if not bool(tensor.isfinite().all()):
         raise DaemonError("value-range", f"the {what} has values that are not finite numbers", f"mend the {what} first")
+
+
+def require_tile(tile: Tile) -> None:
+    """Check that tiles overlap less than half of themselves; the half-wide passes could not advance otherwise.
+
+    Raises:
+        DaemonError: ``value-range``; ``model-unsupported`` for tiles along time.
+    """
+    if tile.t is not None and tile.t > 1:
+        raise DaemonError("model-unsupported", "this VAE is for images and has no tiles along time", None)
+    most = min(tile.x, tile.y) // 2
+    if tile.overlap >= most:
+        raise DaemonError(
+            "value-range",
+            f"an overlap of {tile.overlap} is too large for tiles of {tile.x} by {tile.y}",
+            f"use less than {most}",
+        )

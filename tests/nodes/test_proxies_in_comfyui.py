@@ -132,3 +132,44 @@ def test_an_interrupt_ends_a_wait_for_the_daemon_and_comfyui_goes_on(
     assert "execution_interrupted" in run.messages  # type: ignore[attr-defined]
     status: Prompt = {"status": node("LunaDaemonStatus")}
     succeeds(comfy_server.run(status))
+
+
+def test_tiled_encode_and_decode_equal_stock(comfy_server: ComfyServer) -> None:
+    """Random weights make tiled and plain differ a lot, so only the same tiles blended the same way can agree."""
+
+    def build(clip: list[object], vae: list[object], side: str) -> tuple[Prompt, list[object]]:
+        nodes: Prompt = {
+            f"flat-{side}": node("EmptyImage", width=200, height=136, batch_size=2, color=0x406080),
+            f"dots-{side}": node("EmptyImage", width=90, height=70, batch_size=2, color=0xF0A010),
+            f"image-{side}": node(
+                "ImageCompositeMasked",
+                destination=[f"flat-{side}", 0],
+                source=[f"dots-{side}", 0],
+                x=51,
+                y=33,
+                resize_source=False,
+            ),
+            f"encode-{side}": node(
+                "VAEEncodeTiled",
+                pixels=[f"image-{side}", 0],
+                vae=vae,
+                tile_size=96,
+                overlap=32,
+                temporal_size=64,
+                temporal_overlap=8,
+            ),
+            f"decode-{side}": node(
+                "VAEDecodeTiled",
+                samples=[f"encode-{side}", 0],
+                vae=vae,
+                tile_size=96,
+                overlap=32,
+                temporal_size=64,
+                temporal_overlap=8,
+            ),
+            f"latent-{side}": node("LunaTestProbe", value=[f"encode-{side}", 0], name=f"tiled-latent-{side}"),
+        }
+        return nodes, [f"decode-{side}", 0]
+
+    same_on_both_sides(comfy_server, "tiled", build, 1e-4)
+    assert_equal_tensors(tensors(comfy_server, "tiled-latent-tunnel"), tensors(comfy_server, "tiled-latent-ckpt"), 1e-4)
