@@ -277,8 +277,8 @@ class ShutdownReply:
 class Downgrade:
     """Luna did something other than asked: what, instead of what, and why."""
 
-    asked: str
-    did: str
+    asked: str = field(metadata={"wire": "from"})
+    did: str = field(metadata={"wire": "to"})
     reason: str
 
     @classmethod
@@ -306,8 +306,8 @@ class Did:
     backend: str | None = None
     set: str | None = None
     place_before: str | None = None
-    rows: int | None = None
-    requests: int | None = None
+    rows: int | None = field(default=None, metadata={"wire": "batch.rows"})
+    requests: int | None = field(default=None, metadata={"wire": "batch.requests"})
     cached: bool = False
     tiled: str = "no"
     crop: tuple[int, ...] | None = None

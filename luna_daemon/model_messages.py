@@ -193,10 +193,10 @@ class Description:
 class Expect:
     """The file as the client sees it, so that two files of one name are never mixed up."""
 
-    device: int
-    inode: int
+    device: int = field(metadata={"wire_type": "decimal digits"})
+    inode: int = field(metadata={"wire_type": "decimal digits"})
     size_bytes: int
-    mtime_ns: int
+    mtime_ns: int = field(metadata={"wire_type": "decimal digits"})
     content: str | None = None
 
     @classmethod

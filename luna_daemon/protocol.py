@@ -336,3 +336,13 @@ def _check_rule(rule: SegmentRule, tensor: WireTensor) -> None:
             f"found {tensor.dtype} {list(tensor.shape)}",
             details={"segment": rule.name},
         )
+
+
+if __name__ == "__main__":
+    import sys
+
+    from luna_daemon.protocol_page import markdown
+
+    if sys.argv[1:] != ["--markdown"]:
+        sys.exit("usage: python -m luna_daemon.protocol --markdown")
+    sys.stdout.write(markdown())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 from typing import Any
@@ -13,7 +14,9 @@ from luna_daemon import messages
 from luna_daemon import protocol as wire
 from luna_daemon.client import DaemonClient
 from luna_daemon.protocol import COMMANDS, Lane, decode_body, plain
+from luna_daemon.protocol_page import BEGIN, END, markdown
 from luna_daemon.runtime.engine import Engine
+from luna_engine import paths
 from luna_engine.errors import DaemonError
 
 NONCE = "ab" * 32
@@ -148,3 +151,20 @@ def test_what_was_done_survives_the_wire() -> None:
         downgraded=(messages.Downgrade("a", "b", "c"),),
     )
     assert decode_body(messages.Did, plain(did), strict=False) == did
+
+
+def test_the_page_is_current() -> None:
+    page = (paths.checkout_root() / "docs" / "protocol.md").read_text("utf-8")
+    generated = page[page.index(BEGIN) : page.index(END) + len(END)]
+    assert generated + "\n" == markdown(), "run: python -m luna_daemon.protocol --markdown"
+
+
+def test_the_page_s_first_conversation_uses_what_exists() -> None:
+    page = (paths.checkout_root() / "docs" / "protocol.md").read_text("utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    compile(code, "docs/protocol.md", "exec")
+    for line in code.splitlines():
+        if line.startswith("from "):
+            module, _, names = line.removeprefix("from ").partition(" import ")
+            for name in names.split(", "):
+                assert hasattr(importlib.import_module(module), name)
