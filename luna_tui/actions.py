@@ -69,9 +69,10 @@ GLOBAL = (
 # In every list and log, where a widget of that kind has the focus or is the screen's main one.
 LISTS = (
     Action("list.filter", "filter", "slash", "Show only rows with these words; !not, ~regex, a|b, column:word.",
-           screens=("overview", "gpu", "links", "events"), no_cli="a shell has grep"),
+           screens=("overview", "gpu", "weights", "wildcards", "links", "events"),
+           no_cli="a shell has grep"),
     Action("list.sort", "sort", "o", "Sort by a column: o, then the marked letter; again reverses.",
-           screens=("overview", "gpu", "links", "events"), no_cli="a shell has sort", shown=False),
+           screens=("overview", "gpu", "weights", "links", "events"), no_cli="a shell has sort", shown=False),
 )  # fmt: skip
 
 OVERVIEW = (
@@ -105,8 +106,9 @@ LOGS = (
     Action("log.time", "time", "t", "Time of lines: clock, none.", ("overview", "events"), no_cli=_VIEW, shown=False),
     Action("log.clear", "clear", "ctrl+l", "Clear the view; the file stays.", ("overview", "events"), no_cli=_VIEW,
            shown=False),
-    Action("item.copy", "copy", "y", "Copy the line or name under the cursor.", ("overview", "gpu", "links", "events"),
-           no_cli="a shell has the clipboard's own tools", shown=False),
+    Action("item.copy", "copy", "y", "Copy the line or name under the cursor.",
+           ("overview", "gpu", "weights", "links", "events"), shown=False,
+           no_cli="a shell has the clipboard's own tools"),
 )  # fmt: skip
 
 LINKS: tuple[Action, ...] = ()
@@ -115,8 +117,36 @@ EVENTS = (
 )  # fmt: skip
 
 # WEIGHTS and WILDCARDS are the sections of screens 3 and 4.
-WEIGHTS: tuple[Action, ...] = ()
-WILDCARDS: tuple[Action, ...] = ()
+WEIGHTS = (
+    Action("weights.convert", "convert", "c", "Write the diffusion part in another precision; the plan comes first.",
+           ("weights",), mutates=True, cli="luna weights convert {target}"),
+    Action("weights.inspect", "inspect", "i", "Read the header: what it is, why, and every tensor.", ("weights",),
+           no_cli="luna weights inspect FILE says the same"),
+    Action("weights.verify", "verify", "v", "Read its converted files again: structure, hash, finite values.",
+           ("weights",), cli="luna weights verify {target}"),
+    Action("weights.cancel", "cancel", "x", "Stop the job under the queue's cursor; its part file goes.", ("weights",),
+           Grade.ASK, mutates=True, cli="luna weights jobs {target} --cancel"),
+    Action("weights.retry", "retry", "r", "Queue a failed or cancelled job again.", ("weights",), mutates=True,
+           cli="luna weights jobs {target} --retry"),
+    Action("weights.add", "add path", "a", "Show a file or folder beside the configured ones.", ("weights",),
+           no_cli="luna weights list FOLDER takes it"),
+)  # fmt: skip
+WILDCARDS = (
+    Action("item.save", "save", "ctrl+s", "Save the file in the editor, if nobody changed it meanwhile.", ("wildcards",),
+           mutates=True, no_cli="saves what is typed here"),
+    Action("wildcards.next_problem", "next problem", "ctrl+n", "Go to the next problem of the library.", ("wildcards",),
+           cli="luna wildcards lint"),
+    Action("wildcards.reroll", "reroll", "ctrl+r", "Draw the samples with new seeds.", ("wildcards",),
+           no_cli="luna wildcards expand --seed random"),
+    Action("wildcards.prompt", "prompt", "ctrl+t", "Type a prompt of your own for the samples.", ("wildcards",),
+           no_cli="luna wildcards expand PROMPT"),
+    Action("wildcards.choices", "choices", "c", "Show where each word of a sample came from.", ("wildcards",),
+           no_cli="luna wildcards expand --json has them"),
+    Action("wildcards.more", "more", "plus", "Show five samples more.", ("wildcards",), shown=False,
+           no_cli="luna wildcards expand --count"),
+    Action("wildcards.fewer", "fewer", "minus", "Show five samples less.", ("wildcards",), shown=False,
+           no_cli="luna wildcards expand --count"),
+)  # fmt: skip
 
 TABLE: dict[str, Action] = {
     action.id: action for action in (*OVERVIEW, *GPU, *WEIGHTS, *WILDCARDS, *LINKS, *EVENTS, *LISTS, *LOGS, *GLOBAL)

@@ -43,6 +43,7 @@ class WildcardLibrary:
         self._last_good: dict[tuple[int, str], Content] = {}
         self._dirty: set[tuple[int, str]] = set()
         self._watch: Watch | None = None
+        self._walk_found = files.walk_roots(roots, follow_outside=follow_outside)
         self.snapshot = self._build(None)
 
     @classmethod
@@ -76,7 +77,7 @@ class WildcardLibrary:
 
     def _build(self, before: Snapshot | None) -> Snapshot:
         """Read what changed and put a new snapshot together, sharing unchanged files."""
-        walk = files.walk_roots(self.roots, follow_outside=self._follow_outside)
+        walk = self._walk_found
         loaded: list[tuple[files.Entry, Document]] = []
         for entry in walk.entries:
             key = (entry.root, entry.relative)
@@ -110,6 +111,7 @@ class WildcardLibrary:
             folders_changed = [name for _, name in walk.folders] != before.folders
             if not changed and not folders_changed:
                 return ()
+            self._walk_found = walk
             self.snapshot = self._build(before)
             return tuple(sorted(changed)) or ("",)
 
@@ -122,6 +124,7 @@ class WildcardLibrary:
                     return
             else:
                 self._overlays[key] = text
+            # The disk is not looked at: a change there must be told by refresh, never swallowed here.
             self.snapshot = self._build(self.snapshot)
 
     def overlays(self) -> tuple[Path, ...]:
@@ -274,6 +277,15 @@ class WildcardLibrary:
             except NeedsWalkError:
                 factor, rest = Counter(snapshot).factor_out(parsed)
         return factor * self._walk(rest, Profile(profile))
+
+    def count_quickly(self, template: str, *, profile: Profile | str = Profile.NATIVE) -> int | None:
+        """Return the exact number of ways if sums and products alone give it, else None."""
+        snapshot = self.snapshot
+        with recursion_room():
+            try:
+                return Counter(snapshot).template(snapshot.template(template, Profile(profile)))
+            except NeedsWalkError:
+                return None
 
     def _walk(self, template: str, profile: Profile) -> int:
         """Count the cases of a text one by one."""

@@ -203,7 +203,6 @@ class _Builder:
 
 _SPECIAL_START = frozenset("{[@%*&!`\"'|>")
 _PLAIN_WORDS = (
-    ("found character '\\t' that cannot start any token", "a tab stands where YAML needs blanks"),
     ("found unexpected end of stream", "the quote opened here is never closed"),
     ("mapping values are not allowed", "a second colon makes this line a map inside a map"),
     ("could not find expected ':'", "a key without a colon"),
@@ -226,6 +225,8 @@ def _explain(error: yaml.YAMLError, text: str, file: str) -> Diagnostic:
     words = next((plain for part, plain in _PLAIN_WORDS if part in problem), problem)
     lines = re.split(r"\r\n|\n|\r", text)
     line = lines[mark.line] if mark.line < len(lines) else ""
+    if line[mark.column : mark.column + 1] == "\t" or "\t" in line[: len(line) - len(line.lstrip())]:
+        words = "a tab stands where YAML needs blanks"
     hint, fix = _likely_cause(lines, mark.line, words)
     column = min(mark.column, len(line))
     return Diagnostic("yaml-syntax", Severity.ERROR, words, hint, file, mark.line + 1, column + 1, fix=fix)
