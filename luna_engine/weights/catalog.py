@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from luna_engine.errors import LunaError
 from luna_engine.weights import provenance
-from luna_engine.weights.headers import MODEL_SUFFIXES, read_header
+from luna_engine.weights.headers import MODEL_SUFFIXES
 from luna_engine.weights.inspection import Inspection, inspect
-from luna_engine.weights.naming import root_id
+from luna_engine.weights.naming import root_id, root_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,66 +46,95 @@ class SourceRow:
     variants: tuple[Variant, ...]
 
 
-def scan(roots: Iterable[Path], variant_folders: Iterable[Path] = ()) -> Iterator[SourceRow]:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    inspection: Inspection | None
+    error: dict[str, Any] | None
+    provenance: Provenance | None
+
+
+class HeaderReader:
+    """Reads headers, each once as long as the file's size and time stay. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int, int], _Seen]] = {}
+
+    def look(self, path: Path, status: os.stat_result) -> _Seen:
+        """Return what a file's header says, or the error it met."""
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            known = self._known[path] = (stamp, self._read(path))
+        return known[1]
+
+    @staticmethod
+    def _read(path: Path) -> _Seen:
+        try:
+            found = inspect(path)
+        except LunaError as error:
+            return _Seen(None, error.as_dict(), None)
+        return _Seen(found, None, provenance.read(found.metadata))
+
+
+def scan(
+    roots: Iterable[Path], variant_folders: Iterable[Path] = (), reader: HeaderReader | None = None
+) -> Iterator[SourceRow]:
     """Yield the sources below ``roots``, each with its variants from there and from ``variant_folders``.
 
-    Results come as headers are read; a file that cannot be read is a row with its error, never the end.
+    A file that cannot be read is a row with its error, never the end.
+
+    Args:
+        roots: folders of sources, or single files.
+        variant_folders: folders that hold converted files only.
+        reader: keep one over several scans and unchanged headers are not read again.
     """
     roots = tuple(roots)
+    reader = reader or HeaderReader()
     index: dict[tuple[str, str], list[tuple[Path, int, Provenance]]] = {}
-    plain: list[tuple[Path, Path]] = []
-    seen: set[Path] = set()
+    plain: list[tuple[Path, Path, os.stat_result, _Seen]] = []
     for root, path in _files((*roots, *variant_folders)):
-        if path in seen:
+        try:
+            status = path.stat()
+        except OSError:  # gone since it was listed, or a dangling link
             continue
-        seen.add(path)
-        if (known := _provenance(path)) is not None:
-            key = (known.stamp.root_id, known.stamp.path)
-            index.setdefault(key, []).append((path, path.stat().st_size, known))
+        seen = reader.look(path, status)
+        if seen.provenance is not None:
+            stamp = seen.provenance.stamp
+            index.setdefault((stamp.root_id, stamp.path), []).append((path, status.st_size, seen.provenance))
         elif root in roots:
-            plain.append((root, path))
-    for root, path in plain:
-        row = _row(root, path, index)
-        if row is not None:
-            yield row
+            plain.append((root, path, status, seen))
+    for root, path, status, seen in plain:
+        base = root if root.is_dir() else root_of(root, ())
+        known = index.get((root_id(base), path.relative_to(base).as_posix()), [])
+        variants = tuple(
+            Variant(where, made.precision, size, _state(status, seen, made), made) for where, size, made in known
+        )
+        yield SourceRow(path, root, status.st_size, status.st_mtime, seen.inspection, seen.error, variants)
 
 
 def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Yield (folder, file) of every model file, each file once; a folder may be a file itself."""
+    told: set[Path] = set()
     for folder in folders:
-        for at, inner, names in os.walk(folder):
-            inner[:] = sorted(name for name in inner if not name.startswith("."))
-            for name in sorted(names):
-                if Path(name).suffix.lower() in MODEL_SUFFIXES:
-                    yield folder, Path(at) / name
+        for path in _walk(folder):
+            if path not in told:
+                told.add(path)
+                yield folder, path
 
 
-def _provenance(path: Path) -> Provenance | None:
-    try:
-        return provenance.read(read_header(path).metadata)
-    except LunaError:
-        return None
+def _walk(folder: Path) -> Iterator[Path]:
+    if folder.is_file():
+        yield folder
+        return
+    for at, inner, names in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for name in sorted(names):
+            if Path(name).suffix.lower() in MODEL_SUFFIXES:
+                yield Path(at) / name
 
 
-def _row(root: Path, path: Path, index: dict[tuple[str, str], list[tuple[Path, int, Provenance]]]) -> SourceRow | None:
-    try:
-        status = path.stat()
-    except OSError:  # gone since it was listed
-        return None
-    inspection, error = None, None
-    try:
-        inspection = inspect(path)
-    except LunaError as problem:
-        error = problem.as_dict()
-    known = index.get((root_id(root), path.relative_to(root).as_posix()), [])
-    variants = tuple(
-        Variant(where, made.precision, size, _state(path, inspection, made), made) for where, size, made in known
-    )
-    return SourceRow(path, root, status.st_size, status.st_mtime, inspection, error, variants)
-
-
-def _state(path: Path, inspection: Inspection | None, made: Provenance) -> str:
-    status = path.stat()
-    header = inspection.header if inspection is not None else None
+def _state(status: os.stat_result, seen: _Seen, made: Provenance) -> str:
+    header = seen.inspection.header if seen.inspection is not None else None
     same = (
         made.stamp.size_bytes == status.st_size
         and made.stamp.mtime_ns == status.st_mtime_ns

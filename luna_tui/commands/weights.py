@@ -77,7 +77,7 @@ def list_sources(folders: tuple[Path, ...], family: str | None, *, stale: bool) 
 
 @frame.verb(group, "convert", mutates=True)
 @click.argument("sources", type=_FILE, nargs=-1, required=True)
-@click.option("--to", "precisions", metavar="P,...", required=True, help="bf16, fp16, gguf_Q8_0; several by comma.")
+@click.option("--to", "precisions", metavar="P,...", default="", help="bf16, fp16, gguf_Q8_0; several by comma.")
 @click.option("--out", type=_FILE, metavar="DIR", help="Folder of the result (default: see docs/weights.md).")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be written, and stop.")
 @click.option("--detach", is_flag=True, help="Queue the jobs and return; they run on by themselves.")
@@ -100,7 +100,7 @@ def convert(
 
     labels = [find_precision(label).label for label in precisions.split(",") if label.strip()]
     if not labels:
-        raise click.BadParameter("no precision given", param_hint="--to")
+        raise click.UsageError("say --to PRECISION,... (bf16, fp16, gguf_Q8_0)")
     options = ConversionOptions(allow_finer, not no_reshape, source_roots(settings.load()))
     work = [(source, label) for source in sources for label in labels]
     if only_plan:

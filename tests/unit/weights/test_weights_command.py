@@ -7,15 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import gguf
 import pytest
 
 from tests.synthetic_models import TINY_SDXL, random_values, write_holes, write_values
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LUNA = [sys.executable, "-m", "luna_tui.cli"]
 
@@ -169,7 +167,7 @@ def test_list_shows_sources_with_their_variants_from_models_folder(source: Path,
     assert luna("weights", "convert", source, "--to", "Q8_0", environment=models).returncode == 0
     (tmp_path / "checkpoints" / "broken.safetensors").write_bytes(b"nonsense")
     record = data(luna("weights", "list", "--json", environment=models))
-    rows = {os.path.basename(row["path"]): row for row in record["sources"]}
+    rows = {Path(row["path"]).name: row for row in record["sources"]}
     assert rows["broken.safetensors"]["error"]["code"] == "file-damaged"
     assert rows["tiny.safetensors"]["architecture"]["value"] == "sdxl"
     (variant,) = rows["tiny.safetensors"]["variants"]
@@ -177,7 +175,7 @@ def test_list_shows_sources_with_their_variants_from_models_folder(source: Path,
     assert variant["path"] == str(tmp_path / "unet" / "optimized" / "tiny_Q8_0.gguf")
     os.utime(source, (1, 1))
     stale = data(luna("weights", "list", "--stale", "--json", environment=models))
-    assert [os.path.basename(row["path"]) for row in stale["sources"]] == ["tiny.safetensors"]
+    assert [Path(row["path"]).name for row in stale["sources"]] == ["tiny.safetensors"]
 
 
 def test_list_of_a_missing_folder_exits_4_and_of_none_says_what_to_set(tmp_path: Path) -> None:
