@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
+import os
+import signal
 import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App, SystemCommand
@@ -96,11 +98,10 @@ class LunaApp(App[None]):
         self.glyphs = glyphs.ASCII if plain else glyphs.UNICODE
         self.crash_file: Path | None = None
         self.commands_done: list[str] = []
-        self.screens = tuple(entry for entry in SCREENS if find_spec(entry[2].split(":")[0]))
         self.quit_guards: dict[str, QuitGuard] = {}
         self._start = start
         self._clock = clock
-        for mode, _, target in self.screens:
+        for mode, _, target in SCREENS:
             self.add_mode(mode, partial(self._make_screen, target))
         for own in THEMES:
             self.register_theme(own)
@@ -111,7 +112,7 @@ class LunaApp(App[None]):
     @property
     def screen_labels(self) -> tuple[tuple[int, str, str], ...]:
         """The screens as (number, id, label)."""
-        return tuple((SCREENS.index(entry) + 1, *entry[:2]) for entry in self.screens)
+        return tuple((number, *entry[:2]) for number, entry in enumerate(SCREENS, 1))
 
     def _make_screen(self, target: str) -> Screen[Any]:
         module, name = target.split(":")
@@ -128,7 +129,14 @@ class LunaApp(App[None]):
         """Open what runs in the background, off the UI thread."""
         if self._start != self.DEFAULT_MODE:
             self.switch_mode(self._start)
+        if not self.is_headless and os.name == "posix":
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
         self.run_worker(self._open, thread=True, exit_on_error=False, name="open")
+
+    def _on_signal(self, number: int) -> None:
+        """Leave as `q` would, so that the terminal is given back, with the exit code of the signal."""
+        self.exit(return_code=128 + number)
 
     def _open(self) -> None:
         try:
@@ -151,7 +159,7 @@ class LunaApp(App[None]):
 
     def go(self, mode: str) -> None:
         """Show one of the six screens."""
-        if len(self.screen_stack) == 1 and mode in {entry[0] for entry in self.screens}:
+        if len(self.screen_stack) == 1:
             self.switch_mode(mode)
 
     def do_screen_overview(self) -> None:

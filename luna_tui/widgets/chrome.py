@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from textual.containers import Vertical
 from textual.content import Content
 from textual.reactive import reactive
@@ -71,14 +72,24 @@ class HeaderRow(Widget):
         narrow = self.screen.has_class("-narrow")
         self._zones = []
         left = self._narrow_tabs() if narrow else self._tabs()
-        facts = [self.badges, self.role if not narrow else "", self.summary if not narrow else "", self.clock]
-        right = Content.styled(clean(" · ".join(fact for fact in facts if fact)) + " ", "$foreground-muted")
-        room = self.size.width - left.cell_length - 1
-        if right.cell_length > room:
-            right = Content.styled(self.clock + " ", "$foreground-muted")
-        if right.cell_length > room:
-            return left
-        return Content.assemble(left, " " * (self.size.width - left.cell_length - right.cell_length), right)
+        right = self._facts(self.size.width - left.cell_length - 1, narrow=narrow)
+        return Content.assemble(left, " " * max(0, self.size.width - left.cell_length - right.cell_length), right)
+
+    def _facts(self, room: int, *, narrow: bool) -> Content:
+        """Return as many facts as fit, the role before the clock: it decides what the keys do."""
+        role = "" if narrow else self.role
+        wishes = (
+            (self.badges, role, self.summary, self.clock),
+            (self.badges, role, self.clock),
+            (self.badges, role),
+            (role.partition(",")[0],),
+            (self.clock,),
+        )
+        for facts in wishes:
+            text = clean(" · ".join(fact for fact in facts if fact)) + " "
+            if text.strip() and cell_len(text) <= room:
+                return Content.styled(text, "$foreground-muted")
+        return Content("")
 
     def _tabs(self) -> Content:
         wide = self.screen.has_class("-wide")
