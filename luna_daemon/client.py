@@ -415,5 +415,5 @@ def _reply(command: str, header: dict[str, Any], tensors: dict[str, WireTensor])
         body=decode_body(row.reply, raw, strict=False),
         tensors=tensors,
         did=None if did is None else decode_body(Did, did, strict=False),
-        timing=decode_body(Timing, header.get("ms") or {}, strict=False),
+        timing=decode_body(Timing, header["ms"], strict=False) if "ms" in header else Timing(),
     )

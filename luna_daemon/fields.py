@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from luna_engine.errors import DaemonError
@@ -48,16 +49,23 @@ def decode_body(kind: type[B], raw: object, *, strict: bool) -> B:
 
 def plain(value: object) -> Any:
     """Return a body as JSON-ready dicts and lists; a class may define ``as_wire`` where names differ."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         as_wire = getattr(value, "as_wire", None)
         if as_wire is not None:
             return as_wire()
-        return {entry.name: plain(getattr(value, entry.name)) for entry in dataclasses.fields(value)}
+        return {name: plain(getattr(value, name)) for name in _names(type(value))}
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     return value
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(entry.name for entry in dataclasses.fields(kind))
 
 
 class Fields:

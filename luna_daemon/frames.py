@@ -164,6 +164,7 @@ def decode_header(raw: bytes | bytearray | memoryview) -> dict[str, Any]:
 
 
 def _check_values(header: dict[str, Any]) -> None:
+    """Walk level by level: no recursion, and the common small header costs a few microseconds."""
     level: list[Any] = [header]
     depth = values = 0
     while level:
@@ -172,38 +173,38 @@ def _check_values(header: dict[str, Any]) -> None:
             raise broken(f"the header is nested deeper than {DEPTH_MAX}")
         following: list[Any] = []
         for container in level:
-            children = container.values() if isinstance(container, dict) else container
-            if isinstance(container, dict):
-                _check_keys(container)
-            values += len(children)
+            values += len(container)
             if values > VALUES_MAX:
                 raise broken(f"the header holds more than {VALUES_MAX} values")
-            for child in children:
-                if isinstance(child, (dict, list)):
+            if type(container) is dict:
+                for key in container:
+                    if not key.isascii():
+                        _check_text(key)
+                container = container.values()  # noqa: PLW2901 - the values are what is looked at
+            for child in container:
+                kind = type(child)
+                if kind is str:
+                    if not child.isascii():
+                        _check_text(child)
+                elif kind is dict or kind is list:
                     following.append(child)
-                else:
-                    _check_scalar(child)
+                elif kind is int or kind is float:
+                    _check_number(child)
         level = following
 
 
-def _check_keys(record: dict[str, Any]) -> None:
-    for key in record:
-        if not key.isascii():
-            _check_scalar(key)
-
-
-def _check_scalar(value: object) -> None:
-    if isinstance(value, str):
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError as error:
-                raise broken("a string holds half a surrogate pair") from error
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise broken("a number is too large")
-    elif isinstance(value, int) and not -INTEGER_MAX <= value <= INTEGER_MAX:
+def _check_number(number: float) -> None:
+    if type(number) is int and not -INTEGER_MAX <= number <= INTEGER_MAX:
         raise broken("an integer is outside +-2**53")
+    if not math.isfinite(number):
+        raise broken("a number is too large")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise broken("a string holds half a surrogate pair") from error
 
 
 def decode_segments(header: Mapping[str, Any], payload_limit: int) -> tuple[Segment, ...]:

@@ -17,7 +17,7 @@ import luna_engine
 from luna_daemon import auth, frames
 from luna_daemon.fields import decode_body, plain
 from luna_daemon.messages import Auth, Challenge, ClientInfo, Hello, Welcome
-from luna_daemon.stream import ConnectionLostError, FrameReader, send_all, wait_readable
+from luna_daemon.stream import ConnectionLostError, FrameReader, send_all, set_receive_slice, wait_readable
 from luna_daemon.transport import InlineTransport
 from luna_engine.errors import DaemonError
 
@@ -180,7 +180,7 @@ class Link:
                 return
             self._is_reading = True
         try:
-            if self._reader.has_bytes or wait_readable(self._socket, seconds):
+            if self._reader.has_bytes or self._has_received(seconds):
                 self._read_one()
         except (DaemonError, OSError, ValueError) as error:
             lost = error if isinstance(error, DaemonError) else ConnectionLostError(str(error))
@@ -189,6 +189,11 @@ class Link:
             with self._turn:
                 self._is_reading = False
                 self._turn.notify_all()
+
+    def _has_received(self, seconds: float) -> bool:
+        if seconds < SLICE_SECONDS and not wait_readable(self._socket, seconds):
+            return False
+        return self._reader.has_received()
 
     def _read_one(self) -> None:
         announced = self._reader.announced(payload_limit=frames.Limits().payload_out_bytes)
@@ -242,6 +247,7 @@ def _connect(address: Address, timeout_s: float) -> socket.socket:
         connection = socket.create_connection((address.host, address.port), timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.settimeout(None)
+    set_receive_slice(connection, SLICE_SECONDS)
     return connection
 
 

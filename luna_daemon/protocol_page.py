@@ -34,7 +34,7 @@ def _commands() -> list[str]:
     closing = " ".join(f"`{code}`" for code in sorted(protocol.CONNECTION_ERRORS))
     lines += [
         "",
-        "Besides, every command may answer `request-invalid`, `tensor-invalid`, `internal`; no command: `command-unknown`.",
+        "All may answer `request-invalid`, `tensor-invalid`, `internal`; what is no command: `command-unknown`.",
         "",
         f"* Lanes *load* and *device* also: {lane}.",
         f"* Commands with `set` also: {sets}.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import select
 import socket
+import struct
 import threading
 import time
 from dataclasses import dataclass
@@ -57,6 +58,13 @@ class Announced:
     def payload_bytes(self) -> int:
         """Return the bytes of all segments."""
         return sum(segment.nbytes for segment in self.segments)
+
+
+def set_receive_slice(connection: socket.socket, seconds: float) -> None:
+    """Let a blocking receive return after a while without data: one system call where poll() and recv() are two."""
+    whole = int(seconds)
+    packed = struct.pack("ll", whole, int((seconds - whole) * 1e6))
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
 
 
 def wait_readable(connection: socket.socket, seconds: float) -> bool:
@@ -142,6 +150,19 @@ class FrameReader:
                 self._start, self._end = 0, left
             self._end += self._receive_into(self._buffer[self._end :])
 
+    def has_received(self) -> bool:
+        """Receive the first bytes of a frame; False if the socket's own receive timeout comes first.
+
+        Raises:
+            ConnectionLostError: end of file.
+        """
+        self._start = self._end = 0
+        try:
+            self._end = _received(self._connection.recv_into, self._buffer)
+        except BlockingIOError:
+            return False
+        return True
+
     def _receive(self) -> None:
         """Wait for the first bytes of a frame for as long as it takes."""
         self._start = 0
@@ -157,6 +178,8 @@ class FrameReader:
 def _received(receive: Callable[[memoryview], int], view: memoryview) -> int:
     try:
         count = receive(view)
+    except BlockingIOError:
+        raise
     except OSError as error:
         raise ConnectionLostError(f"the connection broke: {error.strerror or error}") from error
     if count == 0:
