@@ -42,6 +42,39 @@ class SeededChooser:
 
 
 @dataclass(slots=True)
+class Odometer:
+    """The digits of the sites marked ``!``, in reading order; sites beyond them take their first candidate."""
+
+    digits: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+
+    def take(self, size: int) -> int:
+        """Return the digit of the next site."""
+        at = len(self.sizes)
+        self.sizes.append(size)
+        return min(self.digits[at], size - 1) if at < len(self.digits) else 0
+
+    def following(self) -> list[int] | None:
+        """Return the digits of the next combination, None behind the last."""
+        digits = [*self.digits, *[0] * len(self.sizes)][: len(self.sizes)]
+        while digits and digits[-1] + 1 >= self.sizes[len(digits) - 1]:
+            digits.pop()
+        if not digits:
+            return None
+        digits[-1] += 1
+        return digits
+
+
+def digits_of(index: int, sizes: list[int]) -> list[int]:
+    """Return the mixed-radix digits of an index, the last site fastest; it wraps round."""
+    digits = []
+    for size in reversed(sizes):
+        index, digit = divmod(index, size)
+        digits.append(digit)
+    return digits[::-1]
+
+
+@dataclass(slots=True)
 class ScriptedChooser:
     """Replays a prefix of indices, then takes 0, and remembers the size met at each draw.
 

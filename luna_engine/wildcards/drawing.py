@@ -35,7 +35,7 @@ from luna_engine.wildcards.syntax import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from luna_engine.wildcards.chooser import Chooser
+    from luna_engine.wildcards.chooser import Chooser, Odometer
     from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Item
     from luna_engine.wildcards.pools import Pool
@@ -163,11 +163,13 @@ class Run:
         chooser: Chooser,
         options: DrawOptions,
         variables: Mapping[str, str],
+        odometer: Odometer,
     ) -> None:
         self.snapshot = snapshot
         self.seed = seed
         self.index = index
         self.chooser = chooser
+        self.odometer = odometer
         self.options = options
         self.variables: dict[str, commands.Value] = {name: commands.Value(text) for name, text in variables.items()}
         self.out = Pieces()
@@ -346,6 +348,8 @@ class Run:
                 return
         elif sampler is Sampler.CYCLE and not self.chooser.walks:
             at = self.index % size
+        elif sampler is Sampler.ENUMERATE and not self.chooser.walks:
+            at = self.odometer.take(size)
         else:
             ticket = self.chooser.ticket(site.key, candidates.total, 0)
             at = candidates.at(ticket) if ticket is not None else self.chooser.number(site.key, size, 0, sampler)
@@ -491,6 +495,10 @@ class Run:
         key = (code, file, line, column, message)
         if key not in self.diagnostics:
             self.diagnostics[key] = Diagnostic(code, severity, message, hint, file, line, column, end_line, end_column)
+
+    def note_limit(self, message: str) -> None:
+        """Report a limit that has no single place."""
+        self.diagnostics["limit", message] = Diagnostic("limit", Severity.WARNING, message)
 
     def choices(self) -> tuple[Choice, ...]:
         """Return the choices made, a parent before what it holds."""

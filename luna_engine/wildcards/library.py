@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luna_engine.errors import LunaError, WildcardError
 from luna_engine.wildcards import batches, files
-from luna_engine.wildcards.chooser import Chooser, ScriptedChooser, SeededChooser
+from luna_engine.wildcards.chooser import Chooser, Odometer, ScriptedChooser, SeededChooser, digits_of
 from luna_engine.wildcards.counting import Counter, NeedsWalkError
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.drawing import DrawOptions, Run
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     PathLike = str | Path | Root
 
 MOST_CASES = 100_000
+MOST_STEPS = 2_000
 _MISSING = frozenset({"keep", "error", "drop"})
 _FATAL_IF_MISSING = frozenset({"unknown-ref", "empty", "path-escape"})
 
@@ -213,9 +214,14 @@ class WildcardLibrary:
         profile = Profile(profile)
         options = DrawOptions(missing, pins or {}, reroll or {})
         index = seed if index is None else index
-        run = Run(snapshot, seed, index, chooser or SeededChooser(), options, variables or {})
+        parsed = {name: snapshot.template(text, profile) for name, text in parts.items()}
+
+        def draw(odometer: Odometer) -> tuple[Run, dict[str, str]]:
+            made = Run(snapshot, seed, index, chooser or SeededChooser(), options, variables or {}, odometer)
+            return made, {name: made.part(name, tree) for name, tree in parsed.items()}
+
         with recursion_room():
-            texts = {name: run.part(name, snapshot.template(text, profile)) for name, text in parts.items()}
+            run, texts = _turned(draw, index)
         diagnostics = dict.fromkeys([*run.diagnostics.values(), *snapshot.problems_of(iter(run.touched))])
         fixed = tuple(sorted(parts.items()))
 
@@ -356,6 +362,30 @@ class WildcardLibrary:
         from luna_engine.wildcards.lint import lint
 
         return lint(self.snapshot, templates)
+
+
+def _turned(draw: Callable[[Odometer], tuple[Run, dict[str, str]]], index: int) -> tuple[Run, dict[str, str]]:
+    """Draw with the sites marked ``!`` at their ``index``-th combination, the last in reading order fastest.
+
+    The first draw tells how many candidates each site has. Where that depends on the digits themselves (sites
+    inside drawn options), the combinations are stepped through.
+    """
+    run, texts = draw(Odometer())
+    sizes = run.odometer.sizes
+    if not sizes:
+        return run, texts
+    run, texts = draw(Odometer(digits_of(index, sizes)))
+    if run.odometer.sizes == sizes:
+        return run, texts
+    seen: list[list[int]] = []
+    digits: list[int] | None = []
+    while digits is not None and len(seen) <= (index if index >= 0 else MOST_STEPS) and len(seen) < MOST_STEPS:
+        seen.append(digits)
+        digits = draw(Odometer(digits))[0].odometer.following()
+    run, texts = draw(Odometer(seen[index % len(seen)]))
+    if digits is not None and len(seen) >= MOST_STEPS:
+        run.note_limit(f"only the first {MOST_STEPS} combinations of the sites marked ! can be stepped through")
+    return run, texts
 
 
 def _raise_if_asked(result: Expansion, *, strict: bool, missing: str) -> None:

@@ -55,6 +55,8 @@ def variant(run: Run, node: Variant, frame: Frame) -> None:
         at = written.index(pinned)
     elif node.sampler is Sampler.CYCLE and not run.chooser.walks:
         at = run.index % len(options)
+    elif node.sampler is Sampler.ENUMERATE and not run.chooser.walks:
+        at = run.odometer.take(len(options))
     else:
         ticket = run.chooser.ticket(site.key, total, 0)
         if ticket is None:
@@ -119,6 +121,10 @@ def multi(run: Run, node: Multi, frame: Frame) -> None:
     if node.sampler is Sampler.CYCLE and not run.chooser.walks:
         count = low
         order = [(run.index * count + at) % len(candidates.entries) for at in range(count)]
+    elif node.sampler is Sampler.ENUMERATE and not run.chooser.walks:
+        count = low + run.odometer.take(high - low + 1)
+        left = list(range(len(candidates.entries)))
+        order = [left.pop(run.odometer.take(len(left))) for _ in range(count)]
     else:
         count = low + run.chooser.number(site.key, high - low + 1, 0, None)
         order = _order(run, site, candidates, count)

@@ -259,6 +259,24 @@ def test_cyclical_sites_follow_the_index(library: WildcardLibrary) -> None:
     assert [library.expand("{@a|b|c}", 9, index=index).text for index in range(5)] == list("abcab")
 
 
+def test_combinatorial_sites_count_like_an_odometer(library: WildcardLibrary) -> None:
+    found = [library.expand("{!a|b} {!x|y|z} {@1|2}", 0, index=index).text for index in range(7)]
+    assert found == ["a x 1", "a y 2", "a z 1", "b x 2", "b y 1", "b z 2", "a x 1"]
+    assert [library.expand("__!mood__", 0, index=index).text for index in (0, 1, 2, 3)] == [
+        "calm",
+        "grim",
+        "soft",
+        "calm",
+    ]
+
+
+def test_nested_combinatorial_sites_are_stepped_through(library: WildcardLibrary) -> None:
+    found = [library.expand("{!a{!1|2}|b}", 0, index=index).text for index in range(4)]
+    assert found == ["a1", "a2", "b", "a1"]
+    pairs = [library.expand("{!2$$ $$a|b|c}", 0, index=index).text for index in range(6)]
+    assert len(set(pairs)) == 6
+
+
 @pytest.mark.parametrize(
     ("template", "number"),
     [
