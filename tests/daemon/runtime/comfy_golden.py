@@ -99,6 +99,9 @@ def _vae(vae: Any, tensors: dict[str, Any], torch: Any) -> None:
         tensors[f"{key}.pixels"], tensors[f"{key}.latent"] = pixels, latent
         tensors[f"{key}.encoded"] = vae.encode(pixels).clone()
         tensors[f"{key}.decoded"] = vae.decode(latent).clone()
+        if count == 3:  # two axes of different length; pixels for encoding, latent units for decoding
+            tensors[f"{key}.encoded_tiled"] = vae.encode_tiled(pixels, tile_x=48, tile_y=64, overlap=16).clone()
+            tensors[f"{key}.decoded_tiled"] = vae.decode_tiled(latent, tile_x=6, tile_y=8, overlap=2).clone()
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class VaeCase:
     encoded: torch.Tensor
     latent: torch.Tensor
     decoded: torch.Tensor
+    encoded_tiled: torch.Tensor | None = None
+    decoded_tiled: torch.Tensor | None = None
 
 
 def compute(checkpoint: Path, embeddings: Path, out: Path) -> None:
@@ -80,6 +82,9 @@ def _text_case(file: Any, names: set[str], key: str, fact: dict[str, Any]) -> Ca
 def vae_cases(path: Path) -> list[VaeCase]:
     """Read the images."""
     with safe_open(path, framework="pt") as file:
-        keys = sorted({name.rpartition(".")[0] for name in file.keys() if name.startswith("vae@")})  # noqa: SIM118
-        parts = ("pixels", "encoded", "latent", "decoded")
-        return [VaeCase(key, *(file.get_tensor(f"{key}.{part}") for part in parts)) for key in keys]
+        cases: dict[str, dict[str, torch.Tensor]] = {}
+        for name in sorted(file.keys()):
+            key, _, part = name.rpartition(".")
+            if key.startswith("vae@"):
+                cases.setdefault(key, {})[part] = file.get_tensor(name)
+        return [VaeCase(key, **tensors) for key, tensors in cases.items()]

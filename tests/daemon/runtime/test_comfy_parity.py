@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from luna_daemon.encode_messages import Tile
 from luna_daemon.runtime import images, tokens
 from luna_daemon.runtime.backend_native import NativeBackend
 from luna_daemon.runtime.clip_text import CLIP_L
@@ -72,6 +73,16 @@ def test_images_and_latents_equal_comfyuis(computed: Path, native: Any) -> None:
             pixels = images.prepare_pixels(case.pixels, native.vae)
             assert difference(native.vae_encode(pixels.tensor, lambda: None), case.encoded) <= VAE_LIMIT, case.name
             assert difference(native.vae_decode(case.latent, lambda: None), case.decoded) <= VAE_LIMIT, case.name
+
+
+def test_tiled_images_and_latents_equal_comfyuis(computed: Path, native: Any) -> None:
+    (case,) = [case for case in golden.vae_cases(computed) if case.encoded_tiled is not None]
+    with torch.inference_mode():
+        encoded = native.vae_encode(case.pixels, lambda: None, Tile(48, 64, 16))
+        decoded = native.vae_decode(case.latent, lambda: None, Tile(6, 8, 2))
+    assert difference(encoded, case.encoded) > 1e-2
+    assert difference(encoded, case.encoded_tiled) <= VAE_LIMIT
+    assert difference(decoded, case.decoded_tiled) <= VAE_LIMIT
 
 
 @pytest.mark.parametrize("source", ["checkout", "package"])
