@@ -112,11 +112,14 @@ class Pipe:
             raw = self._read(info, done * size, count * size)
             source_hash.update(raw.data)
             out = self._convert(planned, raw, count, scale, done, errors)
-            output_hash.update(out.data)
+            if planned.action != "copied":  # the same bytes have the same hash
+                output_hash.update(out.data)
             self._part.seek(slot.offset + written)
             _write_all(self._part, out)
             done, written = done + count, written + out.size
             self._tally.add(count * size, info.name)
+        if planned.action == "copied":
+            output_hash = source_hash.copy()
         if written < slot.size_bytes:  # an empty marker that GGUF holds as one zero
             output_hash.update(bytes(slot.size_bytes - written))
         return TensorResult(
@@ -171,7 +174,7 @@ class Pipe:
         errors: ErrorSum,
     ) -> np.ndarray:
         source, target = planned.source.dtype, planned.dtype
-        if source in FLOATS:
+        if source in FLOATS and planned.action != "quantised":
             self._check_finite(planned, raw, count, first)
         if planned.action == "copied":
             return raw
@@ -181,6 +184,8 @@ class Pipe:
             single = self._widen(source, raw, count, scale)
             out = self._out[: BY_NAME[target].size_bytes(count)]
             magnitude = self._blocks.quantize(target, single, out)
+            if not math.isfinite(magnitude):
+                self._check_finite(planned, raw, count, first)
             if magnitude / 127 > casts.GREATEST_HALF:
                 raise _out_of_range(planned.source.name, magnitude, "a block's scale")
             self._compare(target, single, out, errors, first)

@@ -1,0 +1,136 @@
+"""Conversion of one file against `cp` and fsync of the same file, and the Q8_0 kernel against the gguf package.
+
+Runs are interleaved; medians are shown. The converting process is timed from outside (start-up, fsync, hashes and
+verification of the header included); "work" is what it says itself, start-up excluded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.report import publish
+
+_RUNS = 7
+_WIDTH = 2304  # 18 heads of 128: Flux's shapes, 1+1 blocks, 0.6 GB of halves
+
+_CONVERT = """
+import json, sys
+from luna_engine.weights.conversion import convert
+report = convert(sys.argv[1], sys.argv[2], sys.argv[3])
+print(json.dumps({"work_s": report.duration_s, "rss": report.peak_rss_bytes, "size": report.size_bytes}))
+"""
+_MAKE = """
+import sys
+from pathlib import Path
+from luna_engine.weights.demo.transformers import flux
+from luna_engine.weights.demo.writing import write
+write(Path(sys.argv[1]), "bench", list(flux(int(sys.argv[2]), 128)), {}, lambda *_: None)
+"""
+_KERNEL = """
+import json, statistics, time
+import gguf, numpy as np
+from luna_engine.weights.kernels import casts
+from luna_engine.weights.kernels.numpy_blocks import NumpyBlocks
+halves = (np.random.default_rng(1).standard_normal(1 << 20) * 0.02).astype(np.float16)
+raw, single = halves.view(np.uint8), np.empty(1 << 20, np.float32)
+out, blocks = np.empty((1 << 20) // 32 * 34, np.uint8), NumpyBlocks()
+def ours():
+    casts.widen("F16", raw, single); blocks.quantize("Q8_0", single, out)
+def package():
+    gguf.quants.quantize(halves.astype(np.float32).reshape(-1, 256), gguf.GGMLQuantizationType.Q8_0)
+times = {"ours": [], "package": []}
+for _ in range(15):
+    for name, call in (("ours", ours), ("package", package)):
+        start = time.process_time(); call(); times[name].append(time.process_time() - start)
+print(json.dumps({name: raw.size / 1e6 / statistics.median(values) for name, values in times.items()}))
+"""
+
+
+def main() -> None:
+    """Measure and print, or write with --write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--runs", type=int, default=_RUNS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        table, note = _measure(Path(name), options.runs)
+    publish("convert", "Conversion of one file", table, write=options.write, note=note)
+
+
+def _measure(folder: Path, runs: int) -> tuple[str, str]:
+    source = folder / "source.safetensors"
+    _python(_MAKE, str(source), str(_WIDTH))
+    size = source.stat().st_size
+    copy_wall: list[float] = []
+    results: dict[str, list[dict[str, float]]] = {"gguf_Q8_0": [], "bf16": []}
+    for _ in range(runs):
+        copy_wall.append(_copy(source, folder / "copy"))
+        for label, found in results.items():
+            found.append(_convert(source, folder / f"out-{label}", label))
+    base = statistics.median(copy_wall)
+    rows = [f"| `cp` + fsync | {base:.2f} | 1.00 | | | |"]
+    for label, found in results.items():
+        wall, work, cpu = (statistics.median(entry[key] for entry in found) for key in ("wall", "work_s", "cpu"))
+        peak = max(entry["rss"] for entry in found) / 1024**2
+        rows.append(f"| {label} | {wall:.2f} | {wall / base:.2f} | {work / base:.2f} | {cpu:.2f} | {peak:.0f} |")
+    speed = json.loads(_python(_KERNEL))
+    head = (
+        "| | wall s | wall / cp | work / cp (start-up excluded) | CPU s | peak RSS MiB |\n|---|---|---|---|---|---|\n"
+    )
+    kernel = (
+        "\n\n| Q8_0 kernel, one thread | MB/s of halves | / gguf package |\n|---|---|---|\n"
+        f"| gguf package (NumPy) | {speed['package']:.0f} | 1.0 |\n"
+        f"| Luna (NumPy) | {speed['ours']:.0f} | {speed['ours'] / speed['package']:.1f} |"
+    )
+    note = (
+        f"Source: {size / 1e6:.0f} MB of halves in Flux's shapes, in the page cache; {runs} interleaved runs, medians. "
+        "Conversion reads, checks every value, hashes input and output (SHA-256), writes, fsyncs and reads the header "
+        "back. Target: work / cp at most 2.0, peak RSS at most 220 MiB."
+    )
+    return head + "\n".join(rows) + kernel, note
+
+
+def _copy(source: Path, target: Path) -> float:
+    target.unlink(missing_ok=True)
+    os.sync()
+    start = time.perf_counter()
+    subprocess.run(["cp", source, target], check=True)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    return time.perf_counter() - start
+
+
+def _convert(source: Path, target: Path, label: str) -> dict[str, float]:
+    target.unlink(missing_ok=True)
+    os.sync()
+    before = os.times()
+    start = time.perf_counter()
+    answer: dict[str, float] = json.loads(_python(_CONVERT, str(source), str(target), label))
+    wall = time.perf_counter() - start
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return {**answer, "wall": wall, "cpu": cpu}
+
+
+def _python(code: str, *arguments: str) -> str:
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, env=environment, cwd=root
+    )
+    return done.stdout
+
+
+if __name__ == "__main__":
+    if shutil.which("cp") is None:
+        sys.exit("cp is not installed: there is nothing to compare with")
+    main()
