@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from luna_daemon import address
-from luna_daemon.fields import decode_body, plain
 from luna_daemon.frames import MIB, WireTensor
-from luna_daemon.link import Link, error_from
+from luna_daemon.kept import KeptConnection
 from luna_daemon.protocol import (
-    COMMANDS,
     Cancel,
     Cancelled,
     DaemonStatus,
     DescribeModel,
     Description,
-    Did,
     Encoded,
     EncodeText,
     EncodeTokens,
@@ -44,56 +38,25 @@ from luna_daemon.protocol import (
     StatusRequest,
     TextItem,
     Tile,
-    Timing,
     TokenItem,
     Unloaded,
     UnloadModel,
     VaeDecode,
     VaeEncode,
 )
-from luna_daemon.stream import ConnectionLostError
-from luna_engine.errors import DaemonError, DaemonUnreachableError
+from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from typing_extensions import Self
 
-    from luna_daemon.fields import Body
-    from luna_daemon.messages import Welcome
-
-RECONNECT_AFTER_S = (0.1, 0.2, 0.4, 0.8, 1.5)
-GRACE_S = 2.0  # the daemon answers `daemon-timeout` itself; the client gives up only a little later
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The whole answer to one request."""
-
-    body: Any
-    tensors: dict[str, WireTensor]
-    did: Did | None
-    timing: Timing
-
-
-class DaemonClient:
+class DaemonClient(KeptConnection):
     """A thread-safe client that keeps one connection and makes a new one when the daemon was restarted.
 
     Every method may raise `DaemonUnreachableError` (``daemon-unreachable``) and DaemonError with the codes of its
     row in `luna_daemon.protocol.COMMANDS`. ``poll`` is called at least every 0.1 s while waiting; when it raises, the
     request is cancelled and the exception goes through. ``timeout_s`` is the request's deadline.
     """
-
-    def __init__(self, host: str, port: int, *, timeout_s: float, transport: str, name: str) -> None:
-        self.host = host
-        self.port = port
-        self.timeout_s = timeout_s
-        self.name = name
-        self.request_timeout_s = address.request_timeout()
-        self._transport = transport
-        self._lock = threading.Lock()
-        self._link: Link | None = None
-        self._is_closed = False
 
     @classmethod
     def connect(
@@ -127,30 +90,6 @@ class DaemonClient:
         )
         client._usable_link()
         return client
-
-    def close(self) -> None:
-        """Close the connection. The daemon gives up what this client still waits for."""
-        with self._lock:
-            self._is_closed = True
-            link, self._link = self._link, None
-        if link is not None:
-            link.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
-    @property
-    def welcome(self) -> Welcome:
-        """What the daemon said of itself when the current connection was made."""
-        return self._usable_link().welcome
-
-    @property
-    def generation(self) -> str:
-        """The run of the daemon that the current connection leads to; it differs after a restart."""
-        return self.welcome.generation
 
     def ping(self, nonce: str | None = None, *, timeout_s: float = 5.0) -> Pong:
         """Ask for a sign of life."""
@@ -304,116 +243,3 @@ class DaemonClient:
         body = VaeDecode(set, tile, options or {})
         reply = self.call("vae_decode", body, [latent], poll=poll, timeout_s=timeout_s)
         return reply.body, reply.tensors["image"]
-
-    def call(
-        self,
-        command: str,
-        body: Body,
-        tensors: Sequence[WireTensor] = (),
-        *,
-        poll: Callable[[], None] | None = None,
-        timeout_s: float | None = None,
-        priority: str = "interactive",
-    ) -> Reply:
-        """Send one request and wait for its reply; after a lost connection repeat it once where that is harmless."""
-        row = COMMANDS[command]
-        seconds = self.request_timeout_s if timeout_s is None else timeout_s
-        header = {
-            "cmd": command,
-            "body": plain(body),
-            "deadline_ms": max(1, int(seconds * 1000)),
-            "priority": priority,
-        }
-        try:
-            return self._exchange(row.name, header, tensors, seconds, poll)
-        except ConnectionLostError as lost:
-            if not row.repeatable or self._is_closed:
-                raise self._unreachable(lost) from lost
-        self._reconnect(poll)
-        try:
-            return self._exchange(row.name, header, tensors, seconds, poll)
-        except ConnectionLostError as lost:
-            raise self._unreachable(lost) from lost
-
-    def _exchange(
-        self,
-        command: str,
-        header: dict[str, Any],
-        tensors: Sequence[WireTensor],
-        seconds: float,
-        poll: Callable[[], None] | None,
-    ) -> Reply:
-        link = self._usable_link()
-        request, pending = link.start(header, tensors)
-        try:
-            is_answered = link.wait(pending, time.monotonic() + seconds + GRACE_S, poll)
-        except BaseException:
-            self._give_up(link, request)
-            raise
-        if not is_answered:
-            self._give_up(link, request)
-            raise DaemonError("daemon-timeout", f"no answer to {command} within {seconds:g} s")
-        if pending.error is not None:
-            raise pending.error
-        return _reply(command, cast("dict[str, Any]", pending.header), pending.tensors)
-
-    def _give_up(self, link: Link, request: int) -> None:
-        link.forget(request)
-        try:
-            ignored, _ = link.start({"cmd": "cancel", "body": {"request": request}}, ())
-        except DaemonError:
-            return  # the connection is gone, and with it the request
-        link.forget(ignored)
-
-    def _usable_link(self) -> Link:
-        with self._lock:
-            if self._is_closed:
-                raise ConnectionLostError("this client was closed")
-            if self._link is None or not self._link.is_usable:
-                self._link = self._open()
-            return self._link
-
-    def _open(self) -> Link:
-        where = address.find(self.host, self.port, self._transport)
-        try:
-            return Link(where, self.name, self.timeout_s)
-        except (OSError, ConnectionLostError) as error:
-            raise self._unreachable(error) from error
-
-    def _reconnect(self, poll: Callable[[], None] | None) -> None:
-        for index, seconds in enumerate(RECONNECT_AFTER_S):
-            _sleep(seconds, poll)
-            try:
-                self._usable_link()
-            except DaemonUnreachableError:
-                if index == len(RECONNECT_AFTER_S) - 1:
-                    raise
-            else:
-                return
-
-    def _unreachable(self, error: Exception) -> DaemonUnreachableError:
-        return address.unreachable(self.host, self.port, error)
-
-
-def _sleep(seconds: float, poll: Callable[[], None] | None) -> None:
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        if poll is not None:
-            poll()
-        time.sleep(min(left, 0.1))
-
-
-def _reply(command: str, header: dict[str, Any], tensors: dict[str, WireTensor]) -> Reply:
-    if header.get("ok") is not True:
-        raise error_from(header.get("error"))
-    row = COMMANDS[command]
-    raw = json.loads(bytes(tensors["json"].data)) if row.reply_as_json else header.get("body")
-    did = header.get("did")
-    if did is not None and isinstance(raw, dict) and "did" in getattr(row.reply, "__slots__", ()):
-        raw = {**raw, "did": did}
-    return Reply(
-        body=decode_body(row.reply, raw, strict=False),
-        tensors=tensors,
-        did=None if did is None else decode_body(Did, did, strict=False),
-        timing=decode_body(Timing, header["ms"], strict=False) if "ms" in header else Timing(),
-    )

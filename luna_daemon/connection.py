@@ -263,6 +263,15 @@ class Connection:
         job.body = None
         received, job.tensors = job.tensors, {}
         self._transport.release(received)
+        self._log_request(job, answer.code if isinstance(answer, DaemonError) else None)
+
+    def _log_request(self, job: Job, code: str | None) -> None:
+        """Log who asked for what and how long it took; never what was in it."""
+        waited = time.monotonic() - job.received
+        facts = {key: value for key, value in (("code", code), ("trace", job.trace)) if value is not None}
+        level = logging.INFO if code is None else logging.WARNING
+        outcome = "" if code is None else f", {code}"
+        _log.log(level, "%s %.1f ms for %s%s", job.command.name, waited * 1000, self.name, outcome, extra=facts)
 
     def _send_answer(self, job: Job, reply: Any, tensors: list[WireTensor]) -> None:
         try:

@@ -6,10 +6,11 @@ import time
 from typing import TYPE_CHECKING
 
 from luna_daemon import identity as records
-from luna_daemon import launch
+from luna_daemon import launch, restart_memory
 from luna_daemon.probe import Probe
 from luna_daemon.process_exits import LOCK, words_for
-from luna_daemon.supervised import LADDER_S, RealWorld, Supervised, SystemClock
+from luna_daemon.supervised import LADDER_S, Supervised
+from luna_daemon.world import RealWorld, SystemClock
 from luna_engine import settings as settings_file
 from luna_engine.errors import DaemonError, LunaError
 from luna_engine.settings import DaemonInstance
@@ -147,12 +148,12 @@ def stop(name: str, *, force: bool = False, timeout_s: float = 3 * LADDER_S, kil
         DaemonError: ``daemon-timeout`` if the process is still there.
     """
     found = _live(records.check_name(name))
-    world = RealWorld((), None)
+    world = RealWorld(())
     if found is None:
-        memory = records.read_json(records.DaemonPlaces(name).memory) or {}
-        if memory.get("state") == "backoff":
+        is_waiting = restart_memory.read(name).state == "backoff"
+        if is_waiting:
             world.note_stay_down(name)  # whoever supervises it reads that before starting it again
-        return memory.get("state") == "backoff"
+        return is_waiting
     daemon = Supervised(name, DaemonInstance(), world, SystemClock(), lambda *_: None)
     deadline = time.monotonic() + timeout_s
     try:

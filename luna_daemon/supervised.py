@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
-import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
-from luna_daemon import identity as records
-from luna_daemon import launch
-from luna_daemon.identity import DaemonPlaces, ExitRecord, Identity
-from luna_daemon.launch import Ended, FoundProcess
+from luna_daemon import launch, restart_memory
+from luna_daemon.identity import DaemonPlaces
+from luna_daemon.launch import Ended
 from luna_daemon.process_exits import ASKED, LOCK, words_for
+from luna_daemon.restart_memory import Memory
 from luna_daemon.restarts import RestartRules
 from luna_daemon.views import DaemonState, DaemonView, LastExit, Phase, StopStage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
+    from luna_daemon.identity import ExitRecord, Identity
     from luna_daemon.launch import Process
     from luna_daemon.messages import Pong
     from luna_daemon.status_messages import DaemonStatus
+    from luna_daemon.world import Clock, World
     from luna_engine.settings import DaemonInstance
 
 PING_EVERY_S = 2.0
@@ -30,138 +30,6 @@ START_LIMIT_S = 30.0
 LADDER_S = 10.0
 _DOWN = frozenset({"stopped", "crashed", "backoff", "failed"})
 _STAGES = ("drain", "terminate", "kill")
-
-
-class Clock(Protocol):
-    """Time, so that tests may own it."""
-
-    def monotonic(self) -> float:
-        """Seconds that never jump."""
-        ...
-
-    def time(self) -> float:
-        """Seconds since 1970."""
-        ...
-
-
-class SystemClock:
-    """The machine's own time."""
-
-    def monotonic(self) -> float:
-        """Seconds that never jump."""
-        return time.monotonic()
-
-    def time(self) -> float:
-        """Seconds since 1970."""
-        return time.time()
-
-
-class World(Protocol):
-    """What the state machine does to the outside; `RealWorld` does it, tests of its logic script it."""
-
-    def identity(self, name: str) -> Identity | None:
-        """Return the identity of a live daemon."""
-        ...
-
-    def launch(self, name: str, instance: DaemonInstance) -> Process:
-        """Start a process."""
-        ...
-
-    def found(self, identity: Identity) -> Process:
-        """Watch a process that runs already."""
-        ...
-
-    def ping(self, identity: Identity) -> Pong | None:
-        """Ask for a sign of life."""
-        ...
-
-    def status(self, identity: Identity) -> DaemonStatus | None:
-        """Ask for the status."""
-        ...
-
-    def shutdown(self, identity: Identity, deadline_s: float, *, is_forced: bool) -> bool:
-        """Ask to stop."""
-        ...
-
-    def exit_record(self, name: str) -> ExitRecord | None:
-        """Return what was written about the last end."""
-        ...
-
-    def note_asked(self, name: str, process: Process, generation: str | None) -> None:
-        """Write down that the process about to be killed is killed on purpose."""
-        ...
-
-    def note_stay_down(self, name: str) -> None:
-        """Write down that a daemon that is down shall not be started again."""
-        ...
-
-    def forget(self, name: str) -> None:
-        """Close what is kept for a daemon."""
-        ...
-
-
-class RealWorld:
-    """Processes, files and sockets."""
-
-    def __init__(self, command: Sequence[str], probe: object) -> None:
-        from luna_daemon.probe import Probe
-
-        self._command = tuple(command)
-        self._probe = probe if isinstance(probe, Probe) else Probe()
-
-    def identity(self, name: str) -> Identity | None:
-        """Return the identity of a live daemon; a provably dead one is removed."""
-        found = records.read_identity(name)
-        if found is None:
-            return None
-        if found.is_alive():
-            return found
-        current = records.read_identity(name)
-        if current == found:
-            DaemonPlaces(name).identity.unlink(missing_ok=True)
-        return None
-
-    def launch(self, name: str, instance: DaemonInstance) -> Process:
-        """Start a process."""
-        return launch.launch(name, instance, self._command)
-
-    def found(self, identity: Identity) -> Process:
-        """Watch a process that runs already."""
-        return FoundProcess(identity.pid, identity.create_time)
-
-    def ping(self, identity: Identity) -> Pong | None:
-        """Ask for a sign of life."""
-        return self._probe.ping(identity)
-
-    def status(self, identity: Identity) -> DaemonStatus | None:
-        """Ask for the status."""
-        return self._probe.status(identity)
-
-    def shutdown(self, identity: Identity, deadline_s: float, *, is_forced: bool) -> bool:
-        """Ask to stop."""
-        return self._probe.shutdown(identity, deadline_s, is_forced=is_forced)
-
-    def exit_record(self, name: str) -> ExitRecord | None:
-        """Return what was written about the last end."""
-        return records.read_exit(name)
-
-    def note_asked(self, name: str, process: Process, generation: str | None) -> None:
-        """Write down that the process about to be killed is killed on purpose."""
-        record = ExitRecord(process.pid, generation, time.time(), None, "killed as asked", asked=True)
-        records.write_record(DaemonPlaces(name).exit, record)
-
-    def note_stay_down(self, name: str) -> None:
-        """Write down that a daemon that is down shall not be started again."""
-        record = ExitRecord(0, None, time.time(), None, "stopped by you", asked=True)
-        records.write_record(DaemonPlaces(name).exit, record)
-
-    def forget(self, name: str) -> None:
-        """Close what is kept for a daemon."""
-        self._probe.forget(name)
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._probe.close()
 
 
 class Supervised:
@@ -209,8 +77,8 @@ class Supervised:
         self._starts_again = False
         self._is_holder = False
         self._ended_at = 0.0
-        memory = records.read_json(DaemonPlaces(name).memory) or {}
-        self.restarts_total, self.last_exit = _remembered(memory)
+        kept = restart_memory.read(name)
+        self.restarts_total, self.last_exit = kept.restarts_total, kept.last_exit
 
     # what people ask for
 
@@ -293,18 +161,18 @@ class Supervised:
 
     def _read_on(self) -> None:
         """Take over what the supervisor wrote about a daemon that is down; a viewer sees only running ones itself."""
-        memory = records.read_json(DaemonPlaces(self.name).memory) or {}
-        state, reason, until = (memory.get(key) for key in ("state", "reason", "backoff_until"))
-        if state not in _DOWN:
+        kept = restart_memory.read(self.name)
+        if kept.state not in _DOWN:
             return
-        self.restarts_total, self.last_exit = _remembered(memory)
-        wait_s = until - self._clock.time() if isinstance(until, float) else -60.0
-        is_waiting = state == "backoff" and wait_s > -5.0
-        if state == "backoff" and not is_waiting:
-            state, reason = "crashed", f"{reason}; nobody supervises"
-        self._enter(DaemonState(state), reason if isinstance(reason, str) else None)
-        if is_waiting:
+        self.restarts_total, self.last_exit = kept.restarts_total, kept.last_exit
+        wait_s = -60.0 if kept.backoff_until is None else kept.backoff_until - self._clock.time()
+        if kept.state != "backoff":
+            self._enter(DaemonState(kept.state), kept.reason)
+        elif wait_s > -5.0:
+            self._enter(DaemonState.BACKOFF, kept.reason)
             self._backoff_until = self._clock.monotonic() + wait_s
+        else:
+            self._enter(DaemonState.CRASHED, f"{kept.reason}; nobody supervises")
 
     def _adopt(self) -> bool:
         found = self._world.identity(self.name)
@@ -472,16 +340,10 @@ class Supervised:
         self.last_exit = LastExit(self._ended_at, ended.code, ended.signal, words, peak, None, tail)
 
     def _remember(self) -> None:
-        """Write what viewers and the next supervisor want to know."""
         left = None if self._backoff_until is None else self._backoff_until - self._clock.monotonic()
-        record = {
-            "restarts_total": self.restarts_total,
-            "last_exit": None if self.last_exit is None else dataclasses.asdict(self.last_exit),
-            "state": self._state.value,
-            "reason": self._reason,
-            "backoff_until": None if left is None else self._clock.time() + left,
-        }
-        records.write_record(DaemonPlaces(self.name).memory, record)
+        until = None if left is None else self._clock.time() + left
+        kept = Memory(self.restarts_total, self.last_exit, self._state.value, self._reason, until)
+        restart_memory.write(self.name, kept)
 
     def _enter(self, state: DaemonState, reason: str | None) -> None:
         is_new = state is not self._state
@@ -535,14 +397,3 @@ class Supervised:
         if self._stage is None or self._process is None:
             return None
         return StopStage(_STAGES[self._stage], max(0.0, self._stage_until - now))
-
-
-def _remembered(memory: dict[str, Any]) -> tuple[int, LastExit | None]:
-    total, exit_ = memory.get("restarts_total"), memory.get("last_exit")
-    count = total if isinstance(total, int) else 0
-    if not isinstance(exit_, dict):
-        return count, None
-    try:
-        return count, LastExit(**{**exit_, "log_tail": tuple(exit_.get("log_tail", ()))})
-    except TypeError:
-        return count, None  # written by another version

@@ -18,8 +18,9 @@ from luna_daemon import identity as records
 from luna_daemon import launch, platform
 from luna_daemon.control import ensure, stop
 from luna_daemon.identity import DaemonPlaces, check_name
-from luna_daemon.supervised import Clock, RealWorld, Supervised, SystemClock
+from luna_daemon.supervised import Supervised
 from luna_daemon.views import DaemonState, DaemonView, SupervisorView
+from luna_daemon.world import RealWorld, SystemClock
 from luna_engine import paths
 from luna_engine import settings as settings_file
 from luna_engine.errors import LunaError, SettingsError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from luna_daemon.identity import Identity
-    from luna_daemon.supervised import World
+    from luna_daemon.world import Clock, World
 
 __all__ = ["DaemonState", "DaemonView", "Supervisor", "SupervisorEvent", "SupervisorView", "ensure", "stop"]
 
@@ -75,7 +76,7 @@ class Supervisor:
         self._settings_stamp = _stamp()
         self._clock: Clock = clock or SystemClock()
         self._kind = kind
-        self._world: World = world or RealWorld(command or launch.program(self._settings), None)
+        self._world: World = world or RealWorld(command or launch.program(self._settings))
         self._on_event = on_event
         self._guard = threading.RLock()
         self._lock = platform.FileLock(paths.state_dir() / "supervisor.lock")

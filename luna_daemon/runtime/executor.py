@@ -93,7 +93,7 @@ class Executor:
         except LunaError as error:
             return DaemonError(error.code, error.message, error.hint, details=error.details)
         except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
-            return internal_error(job.command.name)
+            return internal_error(job.command.name, job.trace)
         return answer
 
     def cancel(self, job: Job) -> str:
@@ -111,9 +111,14 @@ class Executor:
         return "stopping" if job.state == RUNNING else "finished"
 
 
-def internal_error(what: str) -> DaemonError:
-    """Log the current exception with its traceback under a new trace id and return what the client is told."""
-    trace = secrets.token_hex(8)
+def internal_error(what: str, trace: str | None = None) -> DaemonError:
+    """Log the current exception with its traceback and return what the client is told.
+
+    Args:
+        what: failed.
+        trace: under which it is logged; None makes one.
+    """
+    trace = trace or secrets.token_hex(8)
     _log.exception("%s failed", what, extra={"trace": trace, "code": "internal"})
     return DaemonError(
         "internal",

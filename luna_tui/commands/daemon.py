@@ -97,14 +97,14 @@ def start(names: tuple[str, ...], wait: str, timeout: float, **given: Any) -> in
 @verb(group, "stop", mutates=True)
 @click.argument("names", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="Every daemon.")
-@click.option("--force", is_flag=True, help="Do not wait for queued requests.")
+@click.option("--force", is_flag=True, help="End the process at once, whatever it does.")
 @click.option("--timeout", type=float, default=30.0, show_default=True, help="Seconds to wait.")
 def stop(names: tuple[str, ...], is_all: bool, force: bool, timeout: float) -> int:  # noqa: FBT001 - click's flags
     """Stop daemons: let them finish, after 10 s SIGTERM, after 10 more SIGKILL."""
     from luna_daemon import control
 
     def act(name: str) -> dict[str, Any]:
-        was_running = control.stop(name, force=force, timeout_s=timeout)
+        was_running = control.stop(name, kill=force, timeout_s=timeout)
         return {"outcome": "stopped" if was_running else "did not run"}
 
     return _each("stop", _names(names, is_all=is_all), act)
@@ -113,7 +113,7 @@ def stop(names: tuple[str, ...], is_all: bool, force: bool, timeout: float) -> i
 @verb(group, "restart", mutates=True)
 @click.argument("names", nargs=-1)
 @click.option("--all", "is_all", is_flag=True, help="Every daemon.")
-@click.option("--force", is_flag=True, help="Do not wait for queued requests.")
+@click.option("--force", is_flag=True, help="End the process at once, whatever it does.")
 @click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds to wait until it is ready.")
 def restart(names: tuple[str, ...], is_all: bool, force: bool, timeout: float) -> int:  # noqa: FBT001 - click's flags
     """Stop and start daemons."""
@@ -121,7 +121,7 @@ def restart(names: tuple[str, ...], is_all: bool, force: bool, timeout: float) -
 
     def act(name: str) -> dict[str, Any]:
         instance = control.instance_for(name, settings_file.load())
-        control.stop(name, force=force)
+        control.stop(name, kill=force)
         found = control.ensure(name, timeout_s=timeout, instance=instance)
         return {"outcome": "ready" + ("" if found is None else f", pid {found.pid}, port {found.port}")}
 
