@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 HANDSHAKE_SECONDS = 2.0
 DEADLINE_MS = 120_000
-_REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "progress", "trace", "released"})
+_REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "trace"})
 _log = logging.getLogger("luna.connection")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import re
 import threading
 import time
 from array import array
@@ -222,6 +224,7 @@ def send(connection: Any, header: dict[str, Any], tensors: Any = ()) -> None:
         ({"id": 2, "cmd": "ping", "body": {}, "deadline_ms": "soon"}, "request-invalid"),
         ({"id": 2, "cmd": "ping", "body": {}, "priority": "mine"}, "request-invalid"),
         ({"id": 2, "cmd": "ping", "body": {}, "trace": 7}, "request-invalid"),
+        ({"id": 2, "cmd": "ping", "body": {}, "progress": True}, "request-invalid"),
     ],
 )
 def test_a_bad_header_gives_a_typed_error(wire: WireDaemon, header: dict[str, Any], code: str) -> None:
@@ -420,3 +423,19 @@ def test_a_lost_device_is_told_to_all_and_ends_the_process_with_75(start_daemon:
         assert replies[2]["ok"] is True
         assert replies[3]["error"]["code"] == replies[4]["error"]["code"] == "device-lost"
     assert daemon.wait_exit() == 75
+
+
+def test_each_request_is_one_log_line_with_its_trace_and_without_its_text(wire: WireDaemon) -> None:
+    connection, reader = wire.greeted()
+    with connection:
+        body = plain(p.EncodeText("error:tokenizer-missing", (p.TextItem("a private prompt"),)))
+        send(connection, {"id": 2, "cmd": "encode_text", "body": body, "trace": "00-abcdef-01"})
+        assert read(reader)["ok"] is False
+    deadline = time.monotonic() + 5
+    log = wire.home / "state" / "logs" / "wire" / "current.log"
+    while not (lines := [line for line in log.read_text("utf-8").splitlines() if "00-abcdef-01" in line]):
+        assert time.monotonic() < deadline
+    (record,) = [json.loads(line) for line in lines]
+    assert (record["level"], record["code"]) == ("warning", "tokenizer-missing")
+    assert re.fullmatch(r"encode_text [\d.]+ ms for raw, tokenizer-missing", record["message"])
+    assert "private" not in log.read_text("utf-8")

@@ -95,6 +95,17 @@ def test_start_status_restart_stop(small_engine: None) -> None:
     assert luna("daemon", "stop", "clip")[1].strip() == "clip: did not run"
 
 
+def test_force_ends_a_daemon_that_does_not_hear(small_engine: None) -> None:
+    assert luna("daemon", "start", "clip", "--port", "21007")[0] == 0
+    found = identity.read_identity("clip")
+    assert found is not None
+    os.kill(found.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert luna("daemon", "stop", "clip", "--force")[0] == 0
+    assert time.monotonic() - began < 8.0
+    assert not found.is_alive()
+
+
 def test_options_of_start_are_kept_in_the_settings_with_the_user_s_comments(small_engine: None) -> None:
     assert luna("daemon", "start", "mine", "-t", "vae", "--port", "21002", "--wait", "started")[0] == 0
     assert settings.load().daemons["mine"] == DaemonInstance(service_type="vae", port=21002)

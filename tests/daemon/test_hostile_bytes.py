@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import socket
 import stat
 import time
@@ -381,5 +382,28 @@ def test_socket_folder_token_and_records_are_private(wire: WireDaemon) -> None:
 
 
 def test_refused_connections_take_one_log_line_a_minute(wire: WireDaemon) -> None:
+    for _ in range(5):
+        with wire.raw_unix() as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert closed(connection) == b""
     log = (wire.home / "state" / "logs" / "wire" / "current.log").read_text("utf-8")
     assert 1 <= log.count("connections refused") <= 3
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux can lower another process's limits")
+def test_running_out_of_descriptors_pauses_accepting_and_recovers(wire: WireDaemon) -> None:
+    pid = wire.process.pid
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    client = wire.client()
+    assert client.ping()
+    held = []
+    try:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (psutil.Process(pid).num_fds() + 2, before[1]))
+        held = [wire.raw_unix() for _ in range(8)]
+        assert client.ping(), "who is connected is served"
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        for connection in held:
+            connection.close()
+    with DaemonClient.connect("127.0.0.1", wire.port) as other:
+        assert other.ping()
