@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 HANDSHAKE_SECONDS = 2.0
 DEADLINE_MS = 120_000
+UNSENT_BYTES_MAX = 64 * frames.MIB
 _REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "trace"})
 _log = logging.getLogger("luna.connection")
 
@@ -139,6 +140,7 @@ class Connection:
         """Read requests until the client goes, then give up what it still waits for."""
         try:
             while True:
+                self._writer.wait_below(UNSENT_BYTES_MAX)
                 announced = self._reader.announced()
                 self.requests += 1
                 self._take(announced)

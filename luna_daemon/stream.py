@@ -202,6 +202,7 @@ class FrameWriter:
         self._wake = threading.Condition(self._lock)
         self._thread: threading.Thread | None = None
         self._closed = False
+        self._unsent_bytes = 0
 
     def send(self, buffers: Sequence[memoryview]) -> None:
         """Send one frame, now or through the writer thread. A closed connection drops it silently."""
@@ -218,8 +219,16 @@ class FrameWriter:
                     return
             if left:
                 self._backlog.extend(left)
+                self._unsent_bytes += sum(buffer.nbytes for buffer in left)
                 self._start_thread()
                 self._wake.notify()
+
+    def wait_below(self, nbytes: int) -> None:
+        """Wait while more than that is unsent, so that who does not read its replies cannot ask for more."""
+        if self._unsent_bytes <= nbytes:
+            return
+        with self._lock:
+            self._wake.wait_for(lambda: self._closed or self._unsent_bytes <= nbytes)
 
     def _start_thread(self) -> None:
         if self._thread is None:
@@ -239,12 +248,11 @@ class FrameWriter:
                 with self._lock:
                     left = _push(self._connection, list(self._backlog))
                     self._backlog = collections.deque(left)
+                    self._unsent_bytes = sum(buffer.nbytes for buffer in left)
                     self._wake.notify_all()
             except (OSError, ValueError):
                 with self._lock:
-                    self._closed = True
-                    self._backlog.clear()
-                    self._wake.notify_all()
+                    self._give_up()
                 self._on_lost()
                 return
 
@@ -254,9 +262,13 @@ class FrameWriter:
         with self._lock:
             while self._backlog and not self._closed and (left := deadline - time.monotonic()) > 0:
                 self._wake.wait(left)
-            self._closed = True
-            self._backlog.clear()
-            self._wake.notify_all()
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._closed = True
+        self._backlog.clear()
+        self._unsent_bytes = 0
+        self._wake.notify_all()
 
 
 def _push(connection: socket.socket, buffers: list[memoryview]) -> list[memoryview]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -99,3 +100,19 @@ def test_a_sender_too_slow_for_its_payload_is_dropped(
     announced = reader.announced(frame_s=0.05)
     with pytest.raises(ConnectionLostError):
         InlineTransport().receive(reader, announced)
+
+
+def test_whoever_does_not_read_its_replies_cannot_ask_for_more(pair: tuple[socket.socket, socket.socket]) -> None:
+    writer = FrameWriter(pair[0], lambda: None)
+    buffers = frames.encode_frame({"id": 1}, [WireTensor.of_bytes("t", bytes(4_000_000))])
+    writer.send(buffers)
+    passed = threading.Event()
+    waiting = threading.Thread(target=lambda: (writer.wait_below(1_000_000), passed.set()))
+    waiting.start()
+    assert not passed.wait(0.1)
+    reader = FrameReader(pair[1], Limits())
+    reader.skip(reader.announced().payload_bytes)
+    assert passed.wait(5.0)
+    waiting.join()
+    writer.wait_below(0)
+    writer.close()
