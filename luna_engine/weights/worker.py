@@ -75,11 +75,7 @@ def run(store: JobStore, job: Job, cancel: threading.Event) -> int:
             ),
         )
     state = JobState(report.state)
-    store.save(
-        dataclasses.replace(
-            job, state=state, ended_at=now(), result=report.as_dict(), destination=str(report.destination)
-        )
-    )
+    # The line comes before the state: who sees that the job is over finds the last word written.
     store.append(
         job.id,
         Progress(
@@ -92,6 +88,11 @@ def run(store: JobStore, job: Job, cancel: threading.Event) -> int:
             destination=str(report.destination),
             rss_bytes=report.peak_rss_bytes,
         ),
+    )
+    store.save(
+        dataclasses.replace(
+            job, state=state, ended_at=now(), result=report.as_dict(), destination=str(report.destination)
+        )
     )
     return 0
 
@@ -121,11 +122,11 @@ def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionRe
 def _failed(store: JobStore, job: Job, error: LunaError) -> int:
     state = JobState.CANCELLED if error.code == "cancelled" else JobState.FAILED
     store.cancel_path(job.id).unlink(missing_ok=True)
-    store.save(dataclasses.replace(job, state=state, ended_at=now(), error=error.as_dict()))
     store.append(
         job.id,
         Progress(state.value, now(), job.id, phase="commit", destination=job.destination, error=error.as_dict()),
     )
+    store.save(dataclasses.replace(job, state=state, ended_at=now(), error=error.as_dict()))
     return error.exit_code
 
 

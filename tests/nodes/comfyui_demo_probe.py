@@ -205,7 +205,46 @@ def _embedding(name: str, base: str):  # noqa: ANN202
     return probe
 
 
+def _converted_bf16(folder: Path) -> dict[str, object]:
+    """Load Luna's bf16 file with the stock loader and compare every weight with the checkpoint's, cast by torch."""
+    import comfy.sd
+    import comfy.utils
+    import torch
+
+    patcher = comfy.sd.load_diffusion_model(str(folder / "converted.safetensors"))
+    weights = comfy.utils.load_torch_file(str(folder / "checkpoints/demo-sdxl.safetensors"))
+    prefix = "model.diffusion_model."
+    source = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
+    loaded = patcher.model.diffusion_model.state_dict()
+    return {
+        "config": type(patcher.model.model_config).__name__,
+        "same_names": loaded.keys() == source.keys(),
+        "different": [
+            key for key, value in source.items()
+            if not torch.equal(loaded[key].float(), value.to(torch.bfloat16).float())
+        ],
+    }  # fmt: skip
+
+
+def _converted_gguf(folder: Path) -> dict[str, object]:
+    """Build the model from Luna's GGUF file, decoded by the gguf package's values that Luna put beside it."""
+    import comfy.sd
+    import comfy.utils
+
+    weights = comfy.utils.load_torch_file(str(folder / "decoded.safetensors"))
+    count = len(weights)
+    patcher = comfy.sd.load_diffusion_model_state_dict(weights)
+    return {
+        "config": type(patcher.model.model_config).__name__,
+        "model_type": patcher.model.model_type.name,
+        "zsnr": patcher.model.model_config.sampling_settings.get("zsnr", False),
+        "tensors": count,
+    }
+
+
 PROBES = {
+    "converted_bf16": _converted_bf16,
+    "converted_gguf": _converted_gguf,
     "sd15": _checkpoint("sd15"),
     "sdxl": _checkpoint("sdxl"),
     "flux": _diffusion("flux", {"context": (1, 16, 4096), "y": (1, 768)}, 16),
