@@ -152,6 +152,7 @@ class Connection:
             _log.warning("%s closed: %s", self.name, error.message, extra={"code": error.code})
             self._writer.close(1.0)
         finally:
+            self._writer.close()
             self.hang_up()
             for job in self._open_jobs():
                 self._service.cancel(job)

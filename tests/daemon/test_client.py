@@ -9,6 +9,7 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from luna_daemon import address
@@ -203,3 +204,22 @@ def test_many_large_replies_to_many_threads_over_one_connection(wire: WireDaemon
     for thread in threads:
         thread.join()
     assert failures == []
+
+
+def test_clients_that_come_and_go_leave_no_threads_files_or_memory(wire: WireDaemon) -> None:
+    process = psutil.Process(wire.process.pid)
+
+    def visit() -> None:
+        with DaemonClient.connect("127.0.0.1", wire.port) as client:
+            client.call("encode_tokens", encode("big"), [IDS])
+
+    for _ in range(5):
+        visit()
+    before = (process.num_threads(), process.num_fds(), process.memory_info().rss)
+    for _ in range(40):
+        visit()
+    deadline = time.monotonic() + 5
+    while process.num_threads() > before[0] or process.num_fds() > before[1]:
+        assert time.monotonic() < deadline, (process.num_threads(), process.num_fds(), before)
+        time.sleep(0.02)
+    assert process.memory_info().rss - before[2] < 32 * 1024**2
