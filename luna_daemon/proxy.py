@@ -223,7 +223,7 @@ class DaemonVAE:
         overlap_t: int | None = None,
     ) -> Any:
         """Encode in tiles; sizes in pixels, 512 with 64 overlap unless given."""
-        return self._encode(pixel_samples, _tile((tile_x, tile_y, overlap), (512, 64), tile_t, overlap_t))
+        return self._encode(pixel_samples, self._tile((tile_x, tile_y, overlap), (512, 64), (tile_t, overlap_t)))
 
     def decode(self, samples_in: Any, vae_options: Mapping[str, Any] | None = None) -> Any:
         """Decode latents to images ``[B, H, W, C]`` in 0..1."""
@@ -239,7 +239,7 @@ class DaemonVAE:
         overlap_t: int | None = None,
     ) -> Any:
         """Decode in tiles; sizes in latent units, 64 with 16 overlap unless given."""
-        return self._decode(samples, _tile((tile_x, tile_y, overlap), (64, 16), tile_t, overlap_t), None)
+        return self._decode(samples, self._tile((tile_x, tile_y, overlap), (64, 16), (tile_t, overlap_t)), None)
 
     def _encode(self, pixels: Any, tile: Tile | None) -> Any:
         from luna_daemon.tensors import from_torch, to_torch
@@ -266,6 +266,23 @@ class DaemonVAE:
         )
         self._tell(reply.did, None)
         return to_torch(returned).to(self.output_device)
+
+    def _tile(
+        self,
+        sizes: tuple[int | None, int | None, int | None],
+        defaults: tuple[int, int],
+        temporal: tuple[int | None, int | None],
+    ) -> Tile:
+        x, y, overlap = sizes
+        side, default_overlap = defaults
+        t, overlap_t = temporal if self.latent_dim > 2 else (None, None)  # stock nodes give them to image VAEs too
+        return Tile(
+            x=side if x is None else x,
+            y=side if y is None else y,
+            overlap=default_overlap if overlap is None else overlap,
+            t=t,
+            overlap_t=overlap_t,
+        )
 
     def _tell(self, did: Any, pixels: Any) -> None:
         """Pass on what the daemon did other than asked."""
@@ -325,20 +342,3 @@ class DaemonVAE:
         if name.startswith("__") or "remote" not in self.__dict__:
             raise AttributeError(name)
         raise RemoteOnlyError(f"vae.{name}", self.remote.place)
-
-
-def _tile(
-    sizes: tuple[int | None, int | None, int | None],
-    defaults: tuple[int, int],
-    tile_t: int | None,
-    overlap_t: int | None,
-) -> Tile:
-    x, y, overlap = sizes
-    side, default_overlap = defaults
-    return Tile(
-        x=side if x is None else x,
-        y=side if y is None else y,
-        overlap=default_overlap if overlap is None else overlap,
-        t=tile_t,
-        overlap_t=overlap_t,
-    )
