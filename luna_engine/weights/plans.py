@@ -277,6 +277,8 @@ def _refuse_twins(inspection: Inspection, planned: Sequence[PlannedTensor]) -> N
 
 def _is_at_target(inspection: Inspection, target: Precision, tensors: tuple[PlannedTensor, ...]) -> bool:
     """Tell whether the source itself is what is asked for: nothing to leave out, nothing to change."""
+    if inspection.container == target.container == "gguf" and inspection.precision == target.dtype:
+        return True  # whoever packed it chose what stays 16-bit; packing again would only add error
     return (
         inspection.container == target.container
         and len(tensors) == len(inspection.tensors)

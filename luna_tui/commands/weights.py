@@ -161,27 +161,35 @@ def _convert_all(work: list[tuple[Path, str]], out: Path | None, options: Conver
     from luna_engine.weights.queue import JobQueue
 
     queue = JobQueue.open()
-    outcomes: list[dict[str, Any]] = []
-    code = 0
+    ended: list[tuple[Path, str, Job | LunaError]] = []
     with Bar(frame.output()) as bar:
         for source, label in work:
             try:
                 job = queue.submit(source, label, out, options)
-                if not detach:
-                    job = _follow(queue, job, bar)
+                ended.append((source, label, job if detach else _follow(queue, job, bar)))
             except LunaError as error:
-                code = max(code, frame.fail(error, as_json=frame.output().json))
-                outcomes.append(
-                    {"source": str(source), "precision": label, "state": "failed", "error": error.as_dict()}
-                )
-                continue
-            outcomes.append(words.job_fields(job, None))
-            if not frame.output().json:
-                click.echo(_outcome_text(job))
-            if job.error is not None:
-                code = max(code, frame.fail(_as_error(job.error), as_json=frame.output().json))
+                ended.append((source, label, error))
     if detach:
         queue.run_next()
+    return _tell(ended)
+
+
+def _tell(ended: list[tuple[Path, str, Job | LunaError]]) -> int:
+    """Print every outcome, now that no bar is in the way, and return the worst exit code."""
+    outcomes: list[dict[str, Any]] = []
+    code = 0
+    for source, label, outcome in ended:
+        if isinstance(outcome, LunaError):
+            error: LunaError | None = outcome
+            fields = {"source": str(source), "precision": label, "state": "failed", "error": outcome.as_dict()}
+        else:
+            error = _as_error(outcome.error) if outcome.error is not None else None
+            fields = words.job_fields(outcome, None)
+            if not frame.output().json:
+                click.echo(_outcome_text(outcome))
+        outcomes.append(fields)
+        if error is not None:
+            code = max(code, frame.fail(error, as_json=frame.output().json))
     frame.output().data("luna.weights.convert/1", {"outcomes": outcomes}, "")
     return code
 

@@ -210,6 +210,42 @@ def test_scaled_fp8_without_a_scale_is_refused_with_its_layer(tmp_path: Path) ->
     assert "middle_block.1.proj_in" in caught.value.message
 
 
+def gguf_source(path: Path, kind: gguf.GGMLQuantizationType) -> Path:
+    """Write TINY_SDXL with the gguf package, its attention packed as ``kind``."""
+    writer = gguf.GGUFWriter(path, "sdxl")
+    for name, (_, values) in random_values(TINY_SDXL).items():
+        if name.endswith("to_q.weight"):
+            writer.add_tensor(name, gguf.quants.quantize(np.tile(values, (300, 1)), kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(name, values.astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_of_plain_floats_is_a_source(tmp_path: Path) -> None:
+    source = gguf_source(tmp_path / "f16.gguf", gguf.GGMLQuantizationType.F16)
+    assert convert(source, tmp_path / "q8.gguf", "Q8_0").state == "done"
+    assert convert(source, tmp_path / "b.safetensors", "bf16").state == "done"
+    values = {tensor.name: tensor for tensor in gguf.GGUFReader(source).tensors}
+    with safe_open(tmp_path / "b.safetensors", "pt") as output:
+        for name, tensor in values.items():
+            expected = torch.from_numpy(np.array(tensor.data)).to(torch.bfloat16)
+            assert torch.equal(output.get_tensor(name), expected.reshape(output.get_tensor(name).shape)), name
+
+
+def test_a_gguf_that_is_packed_is_used_as_it_is_or_refused(tmp_path: Path) -> None:
+    source = gguf_source(tmp_path / "q8.gguf", Q8_0)
+    assert inspect(source).precision == "Q8_0"
+    report = convert(source, tmp_path / "out.gguf", "Q8_0")
+    assert (report.state, report.destination) == ("reused", source)
+    assert refused(source, tmp_path / "out" / "b.safetensors", "bf16").code == "precision-unsupported"
+    worse = gguf_source(tmp_path / "q4.gguf", gguf.GGMLQuantizationType.Q4_0)
+    assert refused(worse, tmp_path / "out" / "q8.gguf", "Q8_0").code == "precision-unsupported"
+
+
 def test_provenance_names_source_and_state(tmp_path: Path, checkpoint: Path) -> None:
     for label, target in (("bf16", tmp_path / "a.safetensors"), ("gguf_Q8_0", tmp_path / "a.gguf")):
         report = convert(checkpoint, target, label)
