@@ -163,17 +163,14 @@ class JobQueue:
         _STARTED[:] = [worker for worker in _STARTED if worker.poll() is None]
         return tuple(self._reclaimed(job) for job in self.jobs())
 
-    def start(self, job_id: str) -> subprocess.Popen[bytes]:
+    def start(self, job_id: str) -> subprocess.Popen[bytes] | None:
         """Start a worker for this very job as a child that dies with its terminal, and return the process.
 
-        Raises:
-            ConversionError: ``job-active`` if the job is not waiting.
+        None if the job does not wait any more: another face of Luna was faster and has started it.
         """
         with self._locked():
             job = self.store.load(job_id)
-            if job.state is not JobState.QUEUED:
-                raise ConversionError("job-active", f"job {job_id} is {job.state.value}")
-            return self._start(job, detached=False)[1]
+            return self._start(job, detached=False)[1] if job.state is JobState.QUEUED else None
 
     def _start(self, job: Job, *, detached: bool) -> tuple[Job, subprocess.Popen[bytes]]:
         command = [sys.executable, "-m", "luna_engine.weights.worker", job.id]

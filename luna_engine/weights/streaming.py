@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from luna_engine.errors import ConversionError, InputFileError, LunaError
+from luna_engine.errors import InputFileError, LunaError
 from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
 from luna_engine.weights.containers.ggml_types import BY_NAME
 from luna_engine.weights.kernels import casts
@@ -351,7 +351,9 @@ def greatest_magnitude(source: Path, info: TensorInfo) -> float:
         while left:
             data = file.read(min(left, CHUNK * item))
             if not data:
-                raise ConversionError("source-changed", f"{source.name}: {info.name} was cut short")
+                raise InputFileError(
+                    "source-changed", f"{source.name}: {info.name} was cut short", "copy it again", file=str(source)
+                )
             top = max(top, casts.greatest(info.dtype, np.frombuffer(data[: len(data) // item * item], np.uint8)))
             left -= len(data)
     return top

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import subprocess
@@ -21,8 +22,11 @@ from luna_tui.progress import Bar
 from luna_tui.wording import size
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from luna_engine.weights.jobs import Job
     from luna_engine.weights.plans import ConversionOptions, ConversionPlan
+    from luna_engine.weights.progress import Progress
     from luna_engine.weights.queue import JobQueue
 
 _POLL_S = 0.1
@@ -210,42 +214,51 @@ def _as_error(record: dict[str, Any]) -> LunaError:
 
 
 def _follow(queue: JobQueue, job: Job, bar: Bar) -> Job:
-    """Run one job in a worker of ours and show its progress; Ctrl-C cancels it before it goes on."""
+    """Run one job in a worker of ours, or watch who was faster; Ctrl-C cancels it before it goes on."""
     worker = queue.start(job.id)
+
+    def is_over() -> bool:
+        return queue.store.load(job.id).state.is_over if worker is None else worker.poll() is not None
+
     try:
-        _show(queue, job, worker, bar)
+        _show(queue, job, is_over, bar)
     except KeyboardInterrupt:
-        worker.terminate()
-        worker.wait()
+        with contextlib.suppress(LunaError):  # it has ended by itself
+            queue.cancel(job.id)
+        while not is_over():
+            time.sleep(_POLL_S)
         raise
     ended = queue.store.load(job.id)
     if not ended.state.is_over:  # killed from outside: the job's file could not be told
         raise LunaError(
             "convert-failed",
-            f"the worker of {job.name} ended with code {worker.returncode}",
+            f"the worker of {job.name} ended with code {worker.returncode if worker else None}",
             f"its last words are in {queue.store.log_path(job.id)}; `luna weights jobs` can retry it",
         )
     return ended
 
 
-def _show(queue: JobQueue, job: Job, worker: subprocess.Popen[bytes], bar: Bar) -> None:
+def _show(queue: JobQueue, job: Job, is_over: Callable[[], bool], bar: Bar) -> None:
     from luna_engine.weights.jobs import parse_progress
 
     with queue.store.lines_path(job.id).open("rb") as lines:
         rest = b""
         while True:
-            is_over = worker.poll() is not None
+            is_last = is_over()  # asked before reading, so that the last lines are not missed
             *whole, rest = (rest + lines.read()).split(b"\n")
             for line in whole:
                 if (progress := parse_progress(line)) is not None:
-                    total = progress.total_bytes or 0
-                    if progress.done_bytes is not None and total:
-                        bar.update(job.name, progress.done_bytes, total, progress.as_dict())
-                    elif frame.output().progress == "json":
-                        bar.update(job.name, 0, 0, progress.as_dict())
-            if is_over:
+                    _advance(bar, job, progress)
+            if is_last:
                 return
             time.sleep(_POLL_S)
+
+
+def _advance(bar: Bar, job: Job, progress: Progress) -> None:
+    if progress.done_bytes is not None and progress.total_bytes:
+        bar.update(job.name, progress.done_bytes, progress.total_bytes, progress.as_dict())
+    elif frame.output().progress == "json":
+        bar.update(job.name, 0, 0, progress.as_dict())
 
 
 @frame.verb(group, "verify")

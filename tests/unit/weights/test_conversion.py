@@ -479,6 +479,31 @@ def test_a_source_replaced_half_way_is_noticed(tmp_path: Path, checkpoint: Path)
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("lines", [1, 2, 4, 7])
+def test_a_killed_process_leaves_no_file_under_the_final_name_and_the_next_one_clears_up(
+    tmp_path: Path, lines: int
+) -> None:
+    name = "input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
+    source = write_holes(tmp_path / "large.safetensors", {**TINY_SDXL, name: (200_000, 4096)})
+    before = source.stat()
+    target = tmp_path / "out" / "x.gguf"
+    code = (
+        "import sys; from luna_engine.weights import convert;"
+        "convert(sys.argv[1], sys.argv[2], 'Q8_0', lambda p: print(p.phase, flush=True))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, source, target], stdout=subprocess.PIPE)
+    with process:
+        assert process.stdout is not None
+        for _ in range(lines):
+            process.stdout.readline()
+        process.kill()
+    assert not target.exists()
+    assert (source.stat().st_size, source.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    write_holes(source, TINY_SDXL)  # small now, for a quick second run
+    assert convert(source, target, "Q8_0").state == "done"
+    assert [path.name for path in target.parent.iterdir()] == ["x.gguf"]
+
+
 def test_parts_and_locks_of_dead_makers_are_cleared(tmp_path: Path, checkpoint: Path) -> None:
     target = tmp_path / "x.gguf"
     (tmp_path / "x.gguf.20200101-dead.part").write_bytes(b"old")

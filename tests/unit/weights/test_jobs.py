@@ -88,6 +88,14 @@ def test_without_an_output_folder_the_file_goes_where_comfyui_lists_it(queue: Jo
     assert job.destination == str(source.parent.parent / "unet" / "optimized" / "tiny_bf16_unet.safetensors")
 
 
+def test_a_job_that_another_face_has_started_is_not_started_again(queue: JobQueue, source: Path) -> None:
+    job = queue.submit(source, "Q8_0")
+    assert queue.run_next() is not None
+    assert queue.start(job.id) is None
+    assert ended(queue, job).state is JobState.DONE
+    assert starts(queue, job) == 1
+
+
 def test_what_cannot_be_converted_is_refused_before_it_is_queued(queue: JobQueue, tmp_path: Path) -> None:
     with pytest.raises(LunaError) as caught:
         queue.submit(tmp_path / "gone.safetensors", "bf16")
