@@ -121,5 +121,7 @@ def begin(places: DaemonPlaces, generation: str, start_log: Path | None) -> None
     root.addHandler(handler)
     if start_log is None:
         on_screen = logging.StreamHandler(sys.stderr)
+        # A pipe that nobody reads would block the daemon once it is full: only what ends it goes there.
+        on_screen.setLevel(logging.INFO if sys.stderr.isatty() else logging.ERROR)
         on_screen.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(on_screen)
