@@ -160,16 +160,19 @@ class LocalWeights:
         self._lock = threading.Lock()
         self._rows: tuple[SourceRow, ...] = ()
         self._scanned_at = -_SCAN_EVERY_S
+        self._active: frozenset[str] = frozenset()
 
     def snapshot(self) -> WeightsView:
         """Return sources, scanned at most every three seconds, and jobs; start the next job if one waits."""
         with self._lock:
-            if time.monotonic() - self._scanned_at >= _SCAN_EVERY_S:
-                self._scan()
             jobs = self._queue.jobs()
-            if not self._readonly and any(not job.state.is_over for job in jobs):
+            active = frozenset(job.id for job in jobs if not job.state.is_over)
+            if active and not self._readonly:
                 self._queue.run_next()
                 jobs = self._queue.jobs()
+            if self._active - active or time.monotonic() - self._scanned_at >= _SCAN_EVERY_S:
+                self._scan()  # a job that has ended may have left a new file
+            self._active = active
             newest = jobs[: -_JOBS_SHOWN - 1 : -1]
             return WeightsView(
                 time.time(),
