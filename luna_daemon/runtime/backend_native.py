@@ -1,6 +1,6 @@
-"""The native backend: CLIP-L text encoding and the 4-channel VAE, without a ComfyUI checkout.
+"""The native backend: CLIP-L and CLIP-G text encoding and the 4-channel VAE, without a ComfyUI checkout.
 
-Families: sd15 text; the VAE of sd15 and sdxl. Anything else is refused by name, never approximated.
+Families: sd15 and sdxl, text and VAE. Anything else is refused by name, never approximated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from luna_daemon.runtime.backend import Encoded, EncodeItem
     from luna_daemon.runtime.parts import Part
 
-TEXT_FAMILIES = ("sd15",)
+TEXT_FAMILIES = ("sd15", "sdxl")
 VAE_FAMILIES = ("sd15", "sdxl")
 DTYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,

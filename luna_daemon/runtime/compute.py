@@ -10,7 +10,7 @@ from luna_daemon.encode_messages import EncodedItem, Image, Latent
 from luna_daemon.messages import Did
 from luna_daemon.runtime import images, items
 from luna_daemon.runtime.backend import EncodeItem
-from luna_daemon.runtime.clip_text import CLIP_L
+from luna_daemon.runtime.conditioning import FAMILIES
 from luna_daemon.runtime.embeddings import EmbeddingFiles
 from luna_daemon.runtime.tokens import tokenize
 from luna_daemon.runtime.vocabulary import open_vocabulary
@@ -83,8 +83,9 @@ class ComputeCommands:
             raise DaemonError("request-invalid", f"{place}.text: the set has no text encoder {unknown[0]!r}")
         if self._vocabulary is None:
             self._vocabulary = open_vocabulary(self._comfyui)
+        shapes = FAMILIES[held.family].shapes
         return {
-            role: tokenize(texts.get(role, ""), CLIP_L, self._vocabulary, self._embeddings.finder(role))
+            role: tokenize(texts.get(role, ""), shapes[role], self._vocabulary, self._embeddings.finder(role))
             for role in roles
         }
 

@@ -277,12 +277,11 @@ def set_id(family: str, contents: Mapping[str, str], precision: str, backend: st
 def guess_family(parts: Mapping[str, Part]) -> str:
     """Return the family of parts given without one.
 
-    CLIP-L alone is sd15's encoder; a VAE inside an SDXL checkpoint is SDXL's, any other 4-channel VAE counts as sd15's
-    (the two are built alike, and the numbers do not depend on the name).
+    CLIP-L with CLIP-G, or anything out of an SDXL checkpoint, is sdxl; CLIP-L alone is sd15's encoder. A 4-channel VAE
+    alone counts as sd15's: the two families' are built alike, and the numbers do not depend on the name.
     """
-    if any(role not in {"l", "vae"} for role in parts):
-        return "sdxl"
-    return "sdxl" if "l" not in parts and parts["vae"].is_of_sdxl else "sd15"
+    deciding = [part for role, part in parts.items() if role != "vae"] or list(parts.values())
+    return "sdxl" if "g" in parts or any(part.is_of_sdxl for part in deciding) else "sd15"
 
 
 def _require_single_roles(wanted: Sequence[WantedPart]) -> None:

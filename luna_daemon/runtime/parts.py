@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from luna_daemon.runtime import open_clip
 from luna_engine.errors import DaemonError, InputFileError
 from luna_engine.weights.containers.safetensors_header import read_safetensors_header
 from luna_engine.weights.inspection import inspect_header
@@ -78,6 +79,18 @@ CLIP_L = PartKind(
         "",
     ),
 )
+CLIP_G = PartKind(
+    "g",
+    "a CLIP-G text encoder",
+    CLIP_L.marker,
+    ((1280, 1280),),
+    (
+        "conditioner.embedders.1.model.",
+        "text_encoders.clip_g.transformer.",
+        "clip_g.transformer.",
+        "",
+    ),
+)
 VAE = PartKind(
     "vae",
     "an SD or SDXL VAE",
@@ -85,11 +98,13 @@ VAE = PartKind(
     ((512, 4, 3, 3),),
     ("first_stage_model.", "vae.", ""),
 )
-KINDS: Mapping[str, PartKind] = {kind.role: kind for kind in (CLIP_L, VAE)}
+KINDS: Mapping[str, PartKind] = {kind.role: kind for kind in (CLIP_L, CLIP_G, VAE)}
 
+_TEXT = re.compile(r"text_model\.(?!embeddings\.position_ids$)|text_projection\.weight$")
 # Names that belong to a part; all else under its prefix (position ids, EMA, loss weights) is not weights.
 _BELONGS: Mapping[str, re.Pattern[str]] = {
-    "l": re.compile(r"text_model\.(?!embeddings\.position_ids$)|text_projection\.weight$"),
+    "l": _TEXT,
+    "g": _TEXT,
     "vae": re.compile(r"(encoder|decoder|quant_conv|post_quant_conv)\."),
 }
 
@@ -241,6 +256,10 @@ def find_part(role: str, entries: Mapping[str, Entry], read: Callable[[str], tor
     kind = KINDS[role]
     for prefix in kind.prefixes:
         stored = {_standalone(name, prefix): name for name in entries if name.startswith(prefix)}
+        if role == "g" and open_clip.MARKER in stored:
+            part = _open_clip_part(kind, stored, entries, read, source)
+            _require_floats(part, stored)
+            return part
         marker = stored.get(kind.marker)
         if marker is None or entries[marker].shape not in kind.shapes:
             continue
@@ -250,6 +269,23 @@ def find_part(role: str, entries: Mapping[str, Entry], read: Callable[[str], tor
         _require_floats(part, stored)
         return part
     return None
+
+
+def _open_clip_part(
+    kind: PartKind,
+    stored: Mapping[str, str],
+    entries: Mapping[str, Entry],
+    read: Callable[[str], torch.Tensor],
+    source: str,
+) -> Part:
+    views = open_clip.standalone_views(stored)
+    names = sorted(views)
+    seen = {
+        name: Entry(entries[views[name].stored].dtype, views[name].shape(entries[views[name].stored].shape))
+        for name in names
+    }
+    is_of_sdxl = any(name.startswith("conditioner.") for name in entries)
+    return Part(kind, dict(zip(names, names, strict=True)), seen, open_clip.reader(views, read), source, is_of_sdxl)
 
 
 def _standalone(name: str, prefix: str) -> str:

@@ -1,6 +1,7 @@
 """Run by ComfyUI's interpreter: what ComfyUI's own classes compute, written to one safetensors file.
 
-`python comfy_golden.py COMFYUI CHECKPOINT EMBEDDINGS OUT [--no-vae]`. Not a test module and never imported by Luna.
+`python comfy_golden.py COMFYUI CHECKPOINT EMBEDDINGS OUT [--brief]`; brief is a few prompts and no images. Not a test
+module and never imported by Luna.
 """
 
 from __future__ import annotations
@@ -30,10 +31,13 @@ PROMPTS = {
     "long_word": "a " + "pneumonoultramicroscopicsilicovolcanoconiosis" * 12 + " b",
 }
 LAYERS = (None, -1, -2, -5, -12, -13, 3)
+BRIEF = ("plain", "weighted", "over_77", "empty", "embedding_middle")
+BRIEF_LAYERS = (None, -1, -3, -13, -40)
 
 
 def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) -> None:
     """Compute every case and write it."""
+    brief = "--brief" in flags
     sys.path.insert(0, comfyui)
     sys.argv = [sys.argv[0]]
     import comfy.options
@@ -51,13 +55,14 @@ def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) 
     with torch.inference_mode():
         _, clip, vae, _ = sd.load_checkpoint_guess_config(
             checkpoint,
-            output_vae="--no-vae" not in flags,
+            output_vae=not brief,
             output_clip=True,
             output_model=False,
             embedding_directory=embeddings,
         )
-        for name, text in PROMPTS.items():
-            for layer in LAYERS if name in {"plain", "weighted"} else (None,):
+        for name in BRIEF if brief else PROMPTS:
+            text = PROMPTS[name]
+            for layer in (BRIEF_LAYERS if brief else LAYERS) if name in {"plain", "weighted"} else (None,):
                 one = clip.clone()
                 if layer is not None:
                     one.clip_layer(layer)

@@ -45,10 +45,10 @@ class VaeCase:
     decoded_tiled: torch.Tensor | None = None
 
 
-def compute(checkpoint: Path, embeddings: Path, out: Path) -> None:
+def compute(checkpoint: Path, embeddings: Path, out: Path, *flags: str) -> None:
     """Run ComfyUI's classes on a checkpoint."""
     python = os.environ.get("COMFYUI_PYTHON", sys.executable)
-    command = [python, str(SCRIPT), os.environ["COMFYUI_PATH"], str(checkpoint), str(embeddings), str(out)]
+    command = [python, str(SCRIPT), os.environ["COMFYUI_PATH"], str(checkpoint), str(embeddings), str(out), *flags]
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env=environ)
     if done.returncode:
