@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.model import Kind
+from luna_engine.wildcards.parser import is_plain
 from luna_engine.wildcards.read_txt import Lines
 from luna_engine.wildcards.references import read_braces, read_bracket, read_name
 from luna_engine.wildcards.syntax import (
@@ -112,13 +113,13 @@ class Counter:
     def _pool(self, pool: Pool) -> int:
         items = pool.items
         if isinstance(items, Lines):
-            special = [at for at, line in enumerate(items.texts()) if _is_special(line)]
+            special = [at for at, line in enumerate(items.texts()) if not is_plain(line)]
             return len(items) - len(special) + sum(self.item(items[at]) for at in special)
         return sum(self.item(item) for item in items) if items else 1
 
     def item(self, item: Item) -> int:
         """Return the number of ways to expand an item."""
-        if not _is_special(item.text):
+        if is_plain(item.text):
             return 1
         parsed = self.snapshot.parse_item(item)
         document = item.owner.document if item.owner is not None else None
@@ -282,7 +283,3 @@ def ordered_selections(counts: list[int], low: int, high: int) -> int:
         for k in range(high, 0, -1):
             sums[k] += sums[k - 1] * count
     return sum(math.factorial(k) * sums[k] for k in range(low, high + 1))
-
-
-def _is_special(text: str) -> bool:
-    return "{" in text or "__" in text or "[" in text

@@ -10,6 +10,7 @@ from luna_engine.wildcards import commands, picks
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.expansion import Choice, ChoiceKind
 from luna_engine.wildcards.model import TEMPLATES, Document, Kind
+from luna_engine.wildcards.parser import is_plain
 from luna_engine.wildcards.references import Meaning, Trouble, read_braces, read_bracket, read_name
 from luna_engine.wildcards.seeds import child_key, frame_key, reroll_key, site_key
 from luna_engine.wildcards.syntax import (
@@ -378,13 +379,10 @@ class Run:
             size=size,
             item=item,
         )
-        parsed = item.parsed or self.snapshot.parse_item(item)
-        if parsed.is_plain:
-            for node_of_item in parsed.nodes:
-                self.out.write(node_of_item.value if isinstance(node_of_item, Text) else "")
-            if parsed.findings:
-                self.report_findings(Frame(parsed, key, document, item))
+        if item.parsed is None and is_plain(item.text):
+            self.out.write(item.text)
         else:
+            parsed = item.parsed or self.snapshot.parse_item(item)
             inner = Frame(parsed, key, document, item, number, name)
             self.report_findings(inner)
             self.active.append(item)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
 from luna_engine.wildcards.drawing import place_of
 from luna_engine.wildcards.model import NOTE_KEYS, Branch, ItemList, Kind, walk_places
-from luna_engine.wildcards.parser import MOST_NAME
+from luna_engine.wildcards.parser import MOST_NAME, is_plain
 from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.references import Trouble, read_braces, read_bracket, read_name
 from luna_engine.wildcards.scan import is_name
@@ -99,9 +99,8 @@ class _Linter:
                     document.path,
                     (item.line, item.column),
                 )
-            parsed = self.snapshot.parse_item(item)
-            if parsed.nodes and (not parsed.is_plain or parsed.findings):
-                self.text(parsed, document, item)
+            if not is_plain(item.text):
+                self.text(self.snapshot.parse_item(item), document, item)
 
     def empty(self, document: Document, place: Branch | ItemList) -> None:
         name = ".".join(place.keys) or document.path
@@ -206,6 +205,9 @@ def _endless_items(snapshot: Snapshot) -> list[Item]:
     pending: list[tuple[Item, list[list[int]]]] = []
     for found in snapshot.index.lists():
         for item in found.items:
+            if is_plain(item.text):
+                finished.add(id(found))
+                continue
             parsed = snapshot.parse_item(item)
             sure = [
                 [id(target) for target in lists]

@@ -84,6 +84,11 @@ def parse(text: str, profile: Profile | str = Profile.NATIVE, *, comments: bool 
     return Parsed(text, nodes, tuple(findings), cuts, original)
 
 
+def is_plain(text: str) -> bool:
+    """Tell whether nothing in a text can be a construct, so that it needs no tree."""
+    return _SPECIAL.search(text) is None
+
+
 def read_weight(text: str) -> tuple[Weight | None, int]:
     """Read ``n::`` at the start of an option or item; returns (None, 0) if there is none, else the text's start."""
     found = _WEIGHT.match(text)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _NAME_SHAPE = re.compile(r"[^\W\d][\w\-./]*")
 _ESCAPE_START = re.compile(r"/|~/|[A-Za-z]:[/\\]")
 _MOST_LISTED = 8
+_MOST_REMEMBERED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,17 @@ def unknown_path(path: str, document: Document) -> Trouble:
 
 
 def read_name(name: str, snapshot: Snapshot, document: Document | None) -> tuple[Target | None, tuple[Trouble, ...]]:
-    """Return what ``__name__`` means, or None and why not."""
+    """Return what ``__name__`` means, or None and why not; answered once per snapshot and asking file."""
+    key = (name, id(document))
+    known = snapshot.names.get(key)
+    if known is None:
+        if len(snapshot.names) > _MOST_REMEMBERED:
+            snapshot.names.clear()
+        known = snapshot.names[key] = _read_name(name, snapshot, document)
+    return known
+
+
+def _read_name(name: str, snapshot: Snapshot, document: Document | None) -> tuple[Target | None, tuple[Trouble, ...]]:
     if leaves_library(name):
         return None, (escape_trouble(),)
     found = snapshot.index.resolve(name, document)

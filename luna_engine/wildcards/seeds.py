@@ -12,6 +12,8 @@ import hashlib
 MASK = (1 << 64) - 1
 GOLDEN = 0x9E3779B97F4A7C15
 _WIDE = 1 << 32
+_CHUNK_DIGITS = 4000
+_CHUNK = 10**_CHUNK_DIGITS
 
 
 def mix(value: int) -> int:
@@ -76,13 +78,13 @@ def _seed_key(seed: int) -> int:
 def decimal(number: int) -> str:
     """Return the decimal digits of an integer of any length.
 
-    Python refuses `str` beyond 4,300 digits; such seeds are read in halves.
+    Python refuses `str` beyond 4,300 digits; such seeds are written in chunks.
     """
-    if -(10**4000) < number < 10**4000:
+    if number.bit_length() < 4000:
         return str(number)
     sign, number = ("-", -number) if number < 0 else ("", number)
     chunks: list[str] = []
     while number:
-        number, rest = divmod(number, 10**4000)
-        chunks.append(str(rest).zfill(4000))
+        number, rest = divmod(number, _CHUNK)
+        chunks.append(str(rest).zfill(_CHUNK_DIGITS))
     return sign + "".join(reversed(chunks)).lstrip("0")

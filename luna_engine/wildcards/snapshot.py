@@ -10,7 +10,7 @@ from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
 from luna_engine.wildcards.globs import match_parts
 from luna_engine.wildcards.lookup import AddressIndex, Target, joined
 from luna_engine.wildcards.model import Kind, lists_below
-from luna_engine.wildcards.parser import parse
+from luna_engine.wildcards.parser import is_plain, parse
 from luna_engine.wildcards.pools import Pool, pool_of_lists, target_lists
 from luna_engine.wildcards.references import read_braces, read_bracket, read_name
 from luna_engine.wildcards.syntax import Braces, Bracket, Parsed, Profile, Wildcard, children
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from luna_engine.wildcards.files import Entry, Root, Walk
     from luna_engine.wildcards.model import Document, Item, ItemList
+    from luna_engine.wildcards.references import Trouble
     from luna_engine.wildcards.syntax import Node
 
 _MOST_TEMPLATES = 2_000
@@ -41,6 +42,7 @@ class Snapshot:
         self._pools: dict[tuple[object, ...], Pool] = {}
         self._globs: dict[str, Pool | None] = {}
         self._digests: dict[tuple[str, Profile], str] = {}
+        self.names: dict[tuple[str, int], tuple[Target | None, tuple[Trouble, ...]]] = {}
         self.counts: dict[int, tuple[int, frozenset[str]]] = {}
 
     def document(self, root: int, path: str) -> Document | None:
@@ -163,8 +165,10 @@ class Snapshot:
         visit(parsed.nodes, parsed, None)
         while waiting:
             for item in waiting.popleft().items:
+                if is_plain(item.text):
+                    continue
                 tree = self.parse_item(item)
-                if not tree.is_plain and item.owner is not None:
+                if item.owner is not None:
                     visit(tree.nodes, tree, item.owner.document)
         return list(seen.values())
 

@@ -378,7 +378,7 @@ class WildcardsScreen(LunaScreen):
             self.luna.toast(change.notice, "warning")
             return
         self.ask_preview()
-        self.refresh_data()
+        self._lint_soon()  # tree and lint wait, so that the samples have the processor
         for buffer in self.buffers.values():
             if buffer.file.name in change.paths:
                 self._reread(buffer)
