@@ -6,8 +6,9 @@ import shlex
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from luna_tui.plain import content
 from luna_tui.screens.base import LunaScreen
-from luna_tui.screens.weights_rows import JOB_COLUMNS, SOURCE_COLUMNS, job_row, source_row
+from luna_tui.screens.weights_rows import JOB_COLUMNS, SOURCE_COLUMNS, detail, job_row, source_row
 from luna_tui.widgets.chrome import Pane
 from luna_tui.widgets.table import ListTable
 from luna_tui.wording import count, size
@@ -67,6 +68,7 @@ class WeightsScreen(LunaScreen):
         sources.set_rows([source_row(source, active, self.luna.glyphs) for source in snapshot.sources])
         jobs.set_rows([job_row(job, self.luna.glyphs) for job in snapshot.jobs])
         self._retitle(snapshot)
+        self._show_job()
 
     def _retitle(self, view: WeightsView) -> None:
         variants = [variant for source in view.sources for variant in source.variants]
@@ -75,7 +77,7 @@ class WeightsScreen(LunaScreen):
             f"{count(len(view.sources), 'source')} · {count(len(variants), 'converted file')}, "
             f"{size(sum(variant.bytes for variant in variants))}"
         )
-        pane.border_subtitle = view.notices[0] if view.notices else ""
+        pane.border_subtitle = content(view.notices[0] if view.notices else "")
         running = sum(job.state in {"running", "verifying"} for job in view.jobs)
         queued = sum(job.state == "queued" for job in view.jobs)
         self.query_one("#queue", Pane).set_title(f"queue · {running} running, {queued} queued")
@@ -97,8 +99,14 @@ class WeightsScreen(LunaScreen):
         return next((job for job in self.view.jobs if job.id == row.key), None)
 
     def on_list_table_highlighted(self) -> None:
-        """Show the keys that work on the row under the cursor."""
+        """Show the keys that work on the row under the cursor, and the whole word on a job."""
+        self._show_job()
         self.refresh_bindings()
+
+    def _show_job(self) -> None:
+        """Write the current job's detail below the queue, where there is room for it at every size."""
+        job = self.current_job
+        self.query_one("#queue", Pane).border_subtitle = content(detail(job).text if job is not None else "")
 
     def on_list_table_selected(self, event: ListTable.Selected) -> None:
         """Open what was chosen: a source's header."""

@@ -32,10 +32,10 @@ JOB_COLUMNS = (
     Column("job", "JOB", 22, flex=True),
     Column("state", "STATE", 10),
     Column("bar", "PROGRESS", _BAR_CELLS + 6),
-    Column("rate", "RATE", 10, align="right", drop=2),
-    Column("eta", "ETA", 6, align="right", drop=1),
-    Column("rss", "RSS", 8, align="right", drop=3),
-    Column("detail", "DETAIL", 34, drop=4),
+    Column("rate", "RATE", 10, align="right", drop=3),
+    Column("eta", "ETA", 6, align="right", drop=2),
+    Column("rss", "RSS", 8, align="right", drop=4),
+    Column("detail", "DETAIL", 34, drop=1),
 )
 
 _STATE_TONES = {
@@ -94,12 +94,13 @@ def job_row(job: JobView, glyphs: Glyphs) -> Row:
         Cell(rate),
         Cell(eta),
         Cell(size(job.rss_bytes)),
-        _detail(job),
+        detail(job),
     )
     return Row(job.id, cells, (job.name, job.state, job.fraction or 0.0, rate, eta, job.rss_bytes or 0, ""))
 
 
-def _detail(job: JobView) -> Cell:
+def detail(job: JobView) -> Cell:
+    """Return what a job does, where its result is, or why there is none."""
     if job.error is not None:
         hint = f" → {job.error.hint}" if job.error.hint else ""
         return Cell(f"{job.error.code}: {job.error.message}{hint}", Tone.BAD)

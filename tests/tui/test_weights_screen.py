@@ -212,6 +212,17 @@ async def test_read_only_starts_nothing_and_hides_the_verbs(tui: Any, folder: Pa
     assert not backend.weights.convert(["x"], ["bf16"]).ok
 
 
+@pytest.mark.parametrize("size", [(80, 24), (120, 36)])
+async def test_why_a_job_failed_can_be_read_at_every_size(tui: Any, folder: Path, size: tuple[int, int]) -> None:
+    source = folder / "checkpoints" / "tiny.safetensors"
+    JobQueue.open().submit(source, "bf16")
+    source.write_bytes(source.read_bytes()[:-64])
+    async with tui.running(backend=backend_on(folder), start="weights", size=size) as pilot:
+        await until(pilot, tui, lambda: "failed" in tui.text(pilot.app))
+        queue = tui.text(pilot.app).partition("queue ·")[2]
+        assert "file-damaged: tiny.safetensors" in queue
+
+
 @pytest.mark.parametrize("size", [(80, 24), (40, 12), (200, 60)])
 async def test_every_size_shows_the_sources(tui: Any, folder: Path, size: tuple[int, int]) -> None:
     async with tui.running(backend=backend_on(folder), start="weights", size=size) as pilot:
