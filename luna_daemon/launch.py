@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import secrets
@@ -61,6 +62,7 @@ class ChildProcess:
         self.create_time = platform.create_time(child.pid) or time.time()
         self.start_log = start_log
         self._child = child
+        _children.append(child)
 
     def ended(self) -> Ended | None:
         """Look once; None while it runs."""
@@ -75,8 +77,7 @@ class ChildProcess:
 
     def close(self) -> None:
         """Let it live on without us."""
-        _let_live.append(self._child)
-        _let_live[:] = [child for child in _let_live if child.poll() is None]
+        _children[:] = [child for child in _children if child.poll() is None]
 
 
 class FoundProcess:
@@ -100,8 +101,16 @@ class FoundProcess:
         self._watch.close()
 
 
-# Children that outlive their watcher here. Kept so that they are reaped, not left as zombies, while we live.
-_let_live: list[subprocess.Popen[bytes]] = []
+# Kept so that children that outlive their watcher are reaped, not left as zombies, while this process lives.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+@atexit.register
+def _let_children_live() -> None:
+    """Tell Popen that running on after this process is what they are for, or it warns."""
+    for child in _children:
+        if child.poll() is None:
+            child.returncode = 0
 
 
 def program(settings: Settings) -> tuple[str, ...]:
