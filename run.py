@@ -156,7 +156,8 @@ def check(python: Path, arguments: list[str]) -> int:
         if code != 0:
             failed.append(name)
     run([str(python), "-m", "coverage", "combine", "--quiet"])
-    run([str(python), "-m", "coverage", "report", "--skip-covered", "--precision=1"])
+    print("coverage, percent of branches and lines:", flush=True)
+    run([str(python), "-m", "coverage", "report", "--format=total"])
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
