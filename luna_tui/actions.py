@@ -132,8 +132,8 @@ WEIGHTS = (
            no_cli="luna weights list FOLDER takes it"),
 )  # fmt: skip
 WILDCARDS = (
-    Action("item.save", "save", "ctrl+s", "Save the file in the editor, if nobody changed it meanwhile.", ("wildcards",),
-           mutates=True, no_cli="saves what is typed here"),
+    Action("item.save", "save", "ctrl+s", "Save the file in the editor, if nobody changed it meanwhile.",
+           ("wildcards",), mutates=True, no_cli="saves what is typed here"),
     Action("wildcards.next_problem", "next problem", "ctrl+n", "Go to the next problem of the library.", ("wildcards",),
            cli="luna wildcards lint"),
     Action("wildcards.reroll", "reroll", "ctrl+r", "Draw the samples with new seeds.", ("wildcards",),

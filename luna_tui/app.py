@@ -20,6 +20,7 @@ from luna_engine import paths
 from luna_tui import actions, glyphs
 from luna_tui.plain import clean
 from luna_tui.themes import THEMES
+from luna_tui.views import EventRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from luna_tui.backend.protocol import Backend
     from luna_tui.screens.base import LunaScreen
-    from luna_tui.views import EventRow
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +106,9 @@ class LunaApp(App[None]):
         for own in THEMES:
             self.register_theme(own)
         self.theme = theme if theme in self.available_themes else THEMES[0].name
-        if keys:
-            self.set_keymap({name: key for name, key in keys.items() if name in actions.TABLE and key})
+        self._complaints = [f"no theme {theme}: {self.theme} is used"] if theme not in {None, self.theme} else []
+        self._complaints += [f"keys.{name}: no such action" for name in keys or {} if name not in actions.TABLE]
+        self.set_keymap({name: key for name, key in (keys or {}).items() if name in actions.TABLE and key})
 
     @property
     def screen_labels(self) -> tuple[tuple[int, str, str], ...]:
@@ -132,6 +133,9 @@ class LunaApp(App[None]):
         if not self.is_headless and os.name == "posix":
             for number in (signal.SIGTERM, signal.SIGHUP):
                 asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        for complaint in self._complaints:
+            self.toast(complaint, "warning")
+            self.record(EventRow("", 0.0, "warning", "settings", "settings-ignored", complaint))
         self.run_worker(self._open, thread=True, exit_on_error=False, name="open")
 
     def _on_signal(self, number: int) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from luna_tui.backend.daemons import LocalDaemons
 from luna_tui.backend.events import EventLog
+from luna_tui.views import EventRow
 
 if TYPE_CHECKING:
     from luna_engine.settings import Settings
@@ -78,6 +79,9 @@ class LocalBackend:
     def open(self) -> None:
         """Become the supervisor if nobody is."""
         self.daemons.open()
+        for problem in self.settings.problems:
+            message = f"{problem.key}: {problem.message}"
+            self.events.record(EventRow("", 0.0, "warning", "settings", "settings-ignored", message))
 
     def close(self) -> None:
         """Stop watching and let go of what is held; daemons and jobs go on."""

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.binding import Binding
 from textual.containers import Container
 from textual.message import Message
-from textual.screen import Screen
-from textual.widgets import Input
+from textual.widgets import Input, Static
 
 from luna_engine.errors import LunaError
 from luna_tui import actions
 from luna_tui.actions import Action, Grade
+from luna_tui.screens.lists import ListScreen
 from luna_tui.views import EventRow, Failure, Outcome
-from luna_tui.widgets.chrome import ErrorBar, HeaderRow, KeyBar, Pane
-from luna_tui.widgets.log_view import LogView
+from luna_tui.widgets.chrome import ErrorBar, HeaderRow, KeyBar
 from luna_tui.widgets.table import ListTable
 
 if TYPE_CHECKING:
@@ -30,24 +29,24 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.timer import Timer
 
-    from luna_tui.app import LunaApp
 
 _log = logging.getLogger(__name__)
+_SMALLEST = (40, 12)
+_BLURRED_S = 5.0  # between two readings while another window has the focus
 # Global actions whose keys Textual's own Screen binds: they must stand on the screen to come first.
 _OVER_TEXTUAL = frozenset({"pane.next", "pane.previous"})
 
 
-class LunaScreen(Screen[None]):
+class LunaScreen(ListScreen):
     """One of the six screens.
 
     Class attributes: ``SCREEN_ID`` (as in the action table), ``ABOUT`` (three sentences for the help),
-    ``REFRESH_S`` (0 = only when asked), ``PANES`` (ids of the panes in tab order).
+    ``REFRESH_S`` (0 = only when asked), and ``PANES``.
     """
 
     SCREEN_ID: ClassVar[str] = ""
     ABOUT: ClassVar[str] = ""
     REFRESH_S: ClassVar[float] = 1.0
-    PANES: ClassVar[tuple[str, ...]] = ()
 
     class Loaded(Message):
         """A snapshot came from the worker, or the error that it met."""
@@ -83,17 +82,9 @@ class LunaScreen(Screen[None]):
         super().__init__()
         self._loading = False
         self._good_at: float | None = None
-        self._current_pane = self.PANES[0] if self.PANES else ""
-        self._side_pane = self.PANES[1] if len(self.PANES) > 1 else ""
         self._timer: Timer | None = None
-        self._filtering: ListTable | LogView | None = None
 
     # -- composition -----------------------------------------------------------------------------------------
-
-    @property
-    def luna(self) -> LunaApp:
-        """The application, typed."""
-        return cast("LunaApp", self.app)
 
     def compose(self) -> ComposeResult:
         """Yield frame and body."""
@@ -103,6 +94,7 @@ class LunaScreen(Screen[None]):
             yield from self.body()
         yield Input(id="filter", placeholder="words  !not  ~regex  a|b  column:word", classes="bar")
         yield KeyBar()
+        yield Static(f"{_SMALLEST[0]}x{_SMALLEST[1]} is the least", id="too-small")
 
     def body(self) -> ComposeResult:
         """Yield the screen's own widgets."""
@@ -115,8 +107,13 @@ class LunaScreen(Screen[None]):
             for table in self.query(ListTable):
                 table.set_ascii()
         if self.REFRESH_S:
-            self._timer = self.set_interval(self.REFRESH_S, self.refresh_data)
+            self._timer = self.set_interval(self.REFRESH_S, self._tick)
         self._show_pane()
+
+    def on_resize(self) -> None:
+        """Below the least size one line names it."""
+        size = self.app.size
+        self.set_class(size.width < _SMALLEST[0] or size.height < _SMALLEST[1], "-too-small")
 
     def on_screen_resume(self) -> None:
         """Read anew and go on reading."""
@@ -138,6 +135,11 @@ class LunaScreen(Screen[None]):
     def show(self, snapshot: Any) -> None:
         """Put a snapshot into the widgets."""
         raise NotImplementedError
+
+    def _tick(self) -> None:
+        """Read again; less often while another window has the focus."""
+        if self.app.app_focus or time.time() - (self._good_at or 0.0) >= _BLURRED_S:
+            self.refresh_data()
 
     def refresh_data(self) -> None:
         """Start a reading unless one is under way."""
@@ -256,161 +258,6 @@ class LunaScreen(Screen[None]):
         self._loading = False
         self.refresh_data()
 
-    # -- panes -----------------------------------------------------------------------------------------------
-
-    def do_pane_next(self) -> None:
-        """Go to the next pane."""
-        self._turn(1)
-
-    def do_pane_previous(self) -> None:
-        """Go to the pane before."""
-        self._turn(-1)
-
-    def _turn(self, step: int) -> None:
-        if not self.PANES:
-            return
-        panes = self.PANES
-        self.open_pane(panes[(panes.index(self._current_pane) + step) % len(panes)])
-
-    def open_pane(self, pane: str) -> None:
-        """Make a pane the current one and give it the focus."""
-        self._current_pane = pane
-        self._show_pane()
-        self.call_after_refresh(self._focus_pane, pane)  # a hidden pane is shown first
-
-    def _focus_pane(self, pane: str) -> None:
-        target = self.query_one(f"#{pane}")
-        inner = next((child for child in (target, *target.query("*")) if child.focusable), None)
-        if inner is not None:
-            inner.focus()
-
-    def _show_pane(self) -> None:
-        """Mark the current pane; styles decide what that hides at each size."""
-        if not self.PANES:
-            return
-        if self._current_pane in self.PANES[1:]:
-            self._side_pane = self._current_pane
-        for pane in self.PANES:
-            widget = self.query_one(f"#{pane}")
-            widget.set_class(pane == self._current_pane, "-current")
-            widget.set_class(pane == self._side_pane, "-side")
-            self.set_class(pane == self._current_pane, f"-at-{pane}")
-
-    def do_pane_zoom(self) -> None:
-        """Give the whole screen to the current pane, or back."""
-        self.toggle_class("-zoom")
-
-    def on_descendant_focus(self) -> None:
-        """Make the pane of the focused widget the current one."""
-        focused = self.focused
-        for pane in self.PANES:
-            widget = self.query_one(f"#{pane}")
-            if focused is not None and (widget is focused or widget in focused.ancestors):
-                self._current_pane = pane
-                self._show_pane()
-
-    # -- what all screens share ------------------------------------------------------------------------------
-
     def do_app_refresh(self) -> None:
         """Read everything again."""
         self.refresh_data()
-
-    def do_app_back(self) -> None:
-        """Undo one layer: filter bar, filter, zoom, opened pane. It never quits."""
-        bar = self.query_one("#filter", Input)
-        filtered = next((view for view in (self._filter_target(), self.main_table) if view and view.filter), None)
-        if bar.display:
-            self._close_filter(keep=False)
-        elif filtered is not None:
-            filtered.set_filter("")
-        elif self.has_class("-zoom"):
-            self.remove_class("-zoom")
-        elif self.PANES and self._current_pane != self.PANES[0]:
-            self.open_pane(self.PANES[0])
-
-    @property
-    def main_table(self) -> ListTable | None:
-        """The list that filter and sort act on: the focused one, else the first."""
-        if isinstance(self.focused, ListTable):
-            return self.focused
-        return next(iter(self.query(ListTable)), None)
-
-    def do_list_filter(self) -> None:
-        """Open the filter bar for the focused list or log."""
-        target = self._filter_target()
-        if target is None:
-            return
-        bar = self.query_one("#filter", Input)
-        bar.display = True
-        bar.value = target.filter.text
-        self._filtering = target
-        bar.focus()
-
-    def _filter_target(self) -> ListTable | LogView | None:
-        return self.focused if isinstance(self.focused, LogView) else self.main_table
-
-    def on_input_changed(self, event: Input.Changed) -> None:
-        """Filter while typing."""
-        if event.input.id == "filter" and self._filtering is not None:
-            event.stop()
-            parsed = self._filtering.set_filter(event.value)
-            event.input.border_subtitle = parsed.problem or ""
-
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Keep the filter and go back to the list."""
-        if event.input.id == "filter":
-            event.stop()
-            self._close_filter(keep=True)
-
-    def _close_filter(self, *, keep: bool) -> None:
-        self.query_one("#filter", Input).display = False
-        target, self._filtering = self._filtering, None
-        if target is not None:
-            if not keep:
-                target.set_filter("")
-            target.focus()
-
-    def do_list_sort(self) -> None:
-        """Ask for the letter of a column."""
-        if self.main_table is not None:
-            self.main_table.choose_sort()
-
-    def do_item_copy(self) -> None:
-        """Copy the line or name under the cursor."""
-        if isinstance(self.focused, LogView):
-            text = self.focused.current_text
-        else:
-            row = self.main_table.current if self.main_table else None
-            text = self.copy_text(row.key) if row else ""
-        if text:
-            self.luna.copy(text)
-
-    def copy_text(self, key: str) -> str:
-        """Return what `y` copies for a row: its key, unless the screen knows better."""
-        return key
-
-    def _log(self) -> LogView | None:
-        return self.focused if isinstance(self.focused, LogView) else next(iter(self.query(LogView)), None)
-
-    def do_log_follow(self) -> None:
-        """Follow the log again."""
-        if (view := self._log()) is not None:
-            view.follow()
-
-    def do_log_level(self) -> None:
-        """Turn the least level that is shown."""
-        if (view := self._log()) is not None:
-            view.turn_level()
-
-    def do_log_time(self) -> None:
-        """Turn the form of the time."""
-        if (view := self._log()) is not None:
-            view.turn_time()
-
-    def do_log_clear(self) -> None:
-        """Clear the view."""
-        if (view := self._log()) is not None:
-            view.clear()
-
-
-__all__ = ["LunaScreen", "Pane"]

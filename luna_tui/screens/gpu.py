@@ -40,7 +40,7 @@ class GpuScreen(LunaScreen):
         columns = (
             Column("device", "DEVICE", 7),
             Column("pid", "PID", 8, align="right", drop=1),
-            Column("what", "WHAT", 20, flex=True),
+            Column("what", "WHAT", 12, flex=True),
             Column("bytes", "BYTES", 10, align="right"),
             Column("source", "SOURCE", 12, drop=2),
             Column("peak", "PEAK", 10, align="right", drop=3),

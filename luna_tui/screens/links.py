@@ -66,10 +66,10 @@ class LinksScreen(LunaScreen):
     def body(self) -> ComposeResult:
         """Yield list and detail."""
         columns = (
-            Column("name", "LORA / EMBEDDING", 24, flex=True),
+            Column("name", "LORA / EMBEDDING", 30, flex=True),
             Column("base", "BASE", 8),
             Column("evidence", "EVIDENCE", 9, drop=3),
-            Column("triggers", "TRIGGERS", 18, flex=True, drop=5),
+            Column("triggers", "TRIGGERS", 18, drop=5),
             Column("rank", "RANK", 5, align="right", drop=2),
             Column("parts", "PARTS", 10, drop=4),
             Column("size", "SIZE", 9, align="right", drop=1),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
 from textual.binding import Binding
@@ -16,6 +15,7 @@ from textual.strip import Strip
 from luna_tui import filtering
 from luna_tui.glyphs import Tone
 from luna_tui.plain import clean, fit
+from luna_tui.widgets.rows import Cell, Column, Row, fitting, sort_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,39 +23,6 @@ if TYPE_CHECKING:
     from rich.style import Style
     from textual import events
     from textual.binding import BindingType
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column. ``width`` is in cells; the flexible one takes what is left and at least ``width``.
-
-    ``drop``: 0 stays always; where the list is too narrow the columns with the greatest number leave first.
-    """
-
-    key: str
-    label: str
-    width: int
-    flex: bool = False
-    align: str = "left"
-    drop: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """Foreign or own text in a tone; it is made safe when it is drawn."""
-
-    text: str
-    tone: Tone | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A row: its key keeps cursor and mark over updates. ``sort`` has one value per column."""
-
-    key: str
-    cells: tuple[Cell, ...]
-    sort: tuple[Any, ...] | None = None
-    tone: Tone = Tone.NORMAL
 
 
 class ListTable(ScrollView, can_focus=True):
@@ -199,7 +166,7 @@ class ListTable(ScrollView, can_focus=True):
             )
         if self.sort_key is not None:
             index = next(i for i, column in enumerate(self.columns) if column.key == self.sort_key)
-            shown = tuple(sorted(shown, key=lambda row: _sort_value(row, index), reverse=self.sort_reverse))
+            shown = tuple(sorted(shown, key=lambda row: sort_value(row, index), reverse=self.sort_reverse))
         self.shown = shown
         position = next((i for i, row in enumerate(shown) if row.key == before), None)
         self.set_reactive(
@@ -219,24 +186,7 @@ class ListTable(ScrollView, can_focus=True):
         self.virtual_size = Size(self.size.width, len(self.shown) + 1)
 
     def _layout_columns(self) -> None:
-        available = self.scrollable_content_region.width - 2
-        kept = list(range(len(self.columns)))
-
-        def needed() -> int:
-            return sum(self.columns[index].width + 2 for index in kept) - 2
-
-        while needed() > available:
-            droppable = [index for index in kept if self.columns[index].drop]
-            if not droppable:
-                break
-            kept.remove(max(droppable, key=lambda index: self.columns[index].drop))
-        spare = max(0, available - needed())
-        flexible = [index for index in kept if self.columns[index].flex]
-        widths = []
-        for index in kept:
-            extra = spare // len(flexible) if index in flexible else 0
-            widths.append((index, self.columns[index].width + extra))
-        self._widths = tuple(widths)
+        self._widths = fitting(self.columns, self.scrollable_content_region.width - 2)
         self._resize()
         self.refresh()
 
@@ -413,11 +363,6 @@ class ListTable(ScrollView, can_focus=True):
         self.refresh()
 
 
-def _sort_value(row: Row, index: int) -> tuple[bool, Any]:
-    value = row.sort[index] if row.sort is not None else row.cells[index].text.casefold()
-    return (value is None, value if value is not None else 0)
-
-
 def _over(style: Style, back: Style | None) -> Style:
     return style if back is None else style + back
 
@@ -432,3 +377,6 @@ def _wrap(line: str, width: int) -> list[str]:
         else:
             current = f"{current} {word}" if current else word
     return [*lines, current]
+
+
+__all__ = ["Cell", "Column", "ListTable", "Row"]

@@ -58,7 +58,8 @@ async def start_conversion(pilot: Pilot[None]) -> None:
     from luna_engine.weights.queue import JobQueue
 
     root = Path(os.environ["LUNA_MODELS"])
-    source = next(iter(sorted(root.rglob("*sdxl*.safetensors"), key=lambda path: -path.stat().st_size)), None)
+    files = await asyncio.to_thread(lambda: sorted(root.rglob("*sdxl*.safetensors"), key=os.path.getsize))
+    source = files[-1] if files else None
     if source is None:
         return
     queue = JobQueue.open()

@@ -150,3 +150,25 @@ async def test_the_mouse_goes_to_screens_rows_and_keys(tui: Any) -> None:
         await pilot.click("HeaderRow", offset=(22, 0))
         await tui.settled(pilot)
         assert pilot.app.screen.SCREEN_ID == "gpu"
+
+
+async def test_below_the_least_size_one_line_names_it(tui: Any) -> None:
+    async with tui.running(size=(39, 12)) as pilot:
+        assert tui.text(pilot.app).split() == ["40x12", "is", "the", "least"]
+        await pilot.resize_terminal(40, 12)
+        await tui.settled(pilot)
+        assert "1/6 Overview" in tui.text(pilot.app)
+
+
+async def test_an_unknown_theme_or_action_is_told_not_swallowed(tui: Any) -> None:
+    backend = FakeBackend("normal")
+    keys = {"daemon.start": "f5", "daemon.strat": "f6"}
+    async with tui.running(backend=backend, theme="neon", keys=keys) as pilot:
+        assert [event.message for event in backend.events.recorded] == [
+            "no theme neon: luna-night is used",
+            "keys.daemon.strat: no such action",
+        ]
+        pilot.app.screen.query_one(ListTable).go_to("spare")
+        await pilot.press("f5")
+        await tui.settled(pilot)
+        assert backend.calls == [("daemons.start", "spare")]
