@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from luna_engine.wildcards import scan
 from luna_engine.wildcards.diagnostics import Severity
@@ -33,9 +32,6 @@ from luna_engine.wildcards.syntax import (
     Wildcard,
     Wrapper,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MOST_CHARACTERS = 1 << 20
 MOST_NAME = 512
@@ -519,12 +515,3 @@ def cut_nodes(nodes: tuple[Node, ...], text: str, start: int, end: int) -> Promp
         else:
             return None
     return Prompt(start, end, tuple(cut))
-
-
-def walk(nodes: tuple[Node, ...], visit: Callable[[Node], None]) -> None:
-    """Call ``visit`` for every node, parents first."""
-    from luna_engine.wildcards.syntax import children
-
-    for node in nodes:
-        visit(node)
-        walk(children(node), visit)

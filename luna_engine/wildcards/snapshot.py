@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
 from luna_engine.wildcards.globs import match_parts
 from luna_engine.wildcards.lookup import AddressIndex, Target, joined
-from luna_engine.wildcards.model import Kind, lists_below
+from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain, parse
 from luna_engine.wildcards.pools import Pool, pool_of_lists, target_lists
 from luna_engine.wildcards.references import read_braces, read_bracket, read_name
@@ -222,8 +222,3 @@ def _shadow(documents: list[Document]) -> tuple[list[Document], list[Diagnostic]
                 )
             )
     return list(kept.values()), hints
-
-
-def count_items(document: Document) -> int:
-    """Return the number of items of a file that can be drawn."""
-    return sum(len(found.items) for found in lists_below(document.top, with_templates=True))

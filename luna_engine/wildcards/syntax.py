@@ -266,11 +266,6 @@ class Parsed:
         before = before.replace("\r\n", "\n").replace("\r", "\n")
         return before.count("\n") + 1, len(before) - before.rfind("\n")
 
-    @property
-    def is_plain(self) -> bool:
-        """Tell whether expansion can only print ``text``'s one text node."""
-        return not self.nodes or (len(self.nodes) == 1 and type(self.nodes[0]) is Text)
-
 
 def children(node: Node) -> tuple[Node, ...]:
     """Return the nodes directly inside a node, in reading order (prompts opened)."""

@@ -112,3 +112,23 @@ def test_lint_fails_on_what_it_was_told_to(luna_run: Callable[..., tuple[int, st
     code, out, _ = luna_run("lint", folder, "--json")
     assert code == 1
     assert {found["code"] for found in json.loads(out)} == {"duplicate-item", "yaml-syntax"}
+
+
+def test_watch_prints_again_after_a_change(
+    luna_run: Callable[..., tuple[int, str, str]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luna_engine.wildcards import Change, WildcardLibrary
+
+    real = WildcardLibrary.watch
+
+    def watch_and_save(library: WildcardLibrary, on_event: Callable[[Change], None]) -> object:
+        watch = real(library, on_event)
+        (folder / "coast" / "mood.txt").write_text("stormy\n", "utf-8")
+        return watch
+
+    monkeypatch.setattr(WildcardLibrary, "watch", watch_and_save)
+    code, out, _ = luna_run("watch", "__mood__", "--root", folder, "--changes", 1, "--count", 2, "--json")
+    last = json.loads(out.splitlines()[-1])
+    assert code == 0
+    assert last["changed"] == ["coast/mood.txt"]
+    assert [sample["text"] for sample in last["samples"]] == ["stormy", "stormy"]
