@@ -15,7 +15,7 @@ from luna_daemon.fields import decode_body, plain
 from luna_daemon.messages import MAGIC, PROTOCOL, Auth, Challenge, Hello
 from luna_daemon.protocol import COMMANDS, Lane, check_tensors
 from luna_daemon.runtime.executor import internal_error
-from luna_daemon.runtime.queue import DONE, Job
+from luna_daemon.runtime.queue import Job
 from luna_daemon.stream import ConnectionLostError, FrameReader, FrameWriter, wait_readable
 from luna_engine.errors import DaemonError
 
@@ -254,7 +254,6 @@ class Connection:
 
     def _finish(self, job: Job, answer: tuple[Any, list[WireTensor]] | DaemonError) -> None:
         """Send a job's answer; called once, on the thread of its lane or on the one that cancels it."""
-        job.state = DONE
         with self._jobs_lock:
             self._jobs.pop(job.request, None)
         service_s = None if job.started is None else time.monotonic() - job.started

@@ -7,7 +7,7 @@ import secrets
 import threading
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon.runtime.queue import RUNNING, FairQueue, Job
+from luna_daemon.runtime.queue import DONE, RUNNING, FairQueue, Job
 from luna_engine.errors import DaemonError, LunaError
 
 if TYPE_CHECKING:
@@ -74,7 +74,9 @@ class Executor:
             with self._idle:
                 self._running = job
             try:
-                job.finish(job, self._answer(job))
+                answer = self._answer(job)
+                job.state = DONE
+                job.finish(job, answer)
             except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
                 _log.exception("the answer of request %s could not be given", job.request)
             finally:
@@ -104,6 +106,7 @@ class Executor:
         """
         job.is_cancelled = True
         if self.queue.remove(job):
+            job.state = DONE
             job.finish(job, DaemonError("cancelled", f"{job.command.name} was cancelled"))
             with self._idle:
                 self._idle.notify_all()
