@@ -64,6 +64,9 @@ def random_values(shapes: Mapping[str, tuple[int, ...]], dtype: str = "F16", see
     }
 
 
+PREFIX = "model.diffusion_model."
+V_PRED = {"v_pred": ("F32", np.zeros(0)), "ztsnr": ("F32", np.zeros(0))}
+
 TINY_SDXL: Shapes = {
     "time_embed.0.weight": (16, 8),
     "time_embed.0.bias": (16,),

@@ -26,7 +26,7 @@ from luna_engine.weights import provenance
 from luna_engine.weights.headers import read_header
 from luna_engine.weights.kernels.casts import GREATEST_HALF
 from luna_engine.weights.locking import locked
-from luna_engine.weights.plans import ConversionOptions, ConversionPlan, plan
+from luna_engine.weights.plans import KERNEL, ConversionOptions, ConversionPlan, plan
 from luna_engine.weights.progress import Progress
 from luna_engine.weights.streaming import (
     Cancelled,
@@ -243,22 +243,28 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
     run.report("commit", index=len(results), count=len(results))
     _check_written(part, found)
     _commit(part, run.destination)
+    return _done(run, found, findings, warnings)
+
+
+def _done(
+    run: _Run, found: ConversionPlan, findings: provenance.Findings, warnings: tuple[str, ...]
+) -> ConversionReport:
     return ConversionReport(
         "done",
         found.source,
         run.destination,
         found.precision.label,
-        layout.size_bytes,
+        found.size_bytes,
         found.source_bytes,
         time.monotonic() - run.started,
         found.count("quantised"),
         found.count("cast") + found.count("copied"),
         found.reshaped,
-        errors,
+        findings.errors,
         (*found.warnings, *warnings),
         findings.source_sha256,
         findings.data_sha256,
-        "numpy",
+        KERNEL,
         _peak_rss(),
     )
 

@@ -7,6 +7,7 @@ complete. A failure is one ``{"error": ...}`` line and exit code 1.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import signal
 import sys
@@ -60,8 +61,9 @@ def _stop(number: int, _frame: object) -> None:
 
 def _explain(error: OSError, folder: Path) -> LunaError:
     place = error.filename or folder
+    code = {errno.EACCES: "target-readonly", errno.EROFS: "target-readonly", errno.ENOSPC: "disk-full"}
     return LunaError(
-        "target-readonly" if isinstance(error, PermissionError) else "disk-full" if error.errno == 28 else "write-failed",
+        code.get(error.errno or 0, "write-failed"),
         f"{place}: {error.strerror or error}",
         "choose a folder you may write to, on a disk with 4 GB free",
         file=str(place),

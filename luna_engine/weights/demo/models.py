@@ -55,9 +55,7 @@ _MODELS = (
     DemoModel("sdxl", "checkpoints/demo-sdxl.safetensors", "SDXL checkpoint: UNet, CLIP-L, CLIP-G, VAE", _sdxl),
     DemoModel("flux", "diffusion_models/demo-flux.safetensors", "Flux.1 dev, 1+1 blocks", transformers.flux),
     DemoModel("sd3", "diffusion_models/demo-sd3.safetensors", "SD3, 2 blocks", transformers.sd3),
-    DemoModel(
-        "z_image", "diffusion_models/demo-z_image.safetensors", "Z-Image, 1 layer, bf16", transformers.z_image
-    ),
+    DemoModel("z_image", "diffusion_models/demo-z_image.safetensors", "Z-Image, 1 layer, bf16", transformers.z_image),
     DemoModel("clip_l", "text_encoders/demo-clip_l.safetensors", "CLIP-L", text_encoders.clip_l),
     DemoModel("clip_g", "text_encoders/demo-clip_g.safetensors", "CLIP-G", text_encoders.clip_g),
     DemoModel("t5xxl", "text_encoders/demo-t5xxl.safetensors", "T5-XXL, fp8", text_encoders.t5xxl),
@@ -90,12 +88,8 @@ _MODELS = (
         "Z-Image LoRA, diffusers naming",
         adapters.z_image_diffusers,
     ),
-    DemoModel(
-        "ti_sd15", "embeddings/demo-ti_sd15.safetensors", "SD1.5 textual inversion", adapters.sd15_embedding
-    ),
-    DemoModel(
-        "ti_sdxl", "embeddings/demo-ti_sdxl.safetensors", "SDXL textual inversion", adapters.sdxl_embedding
-    ),
+    DemoModel("ti_sd15", "embeddings/demo-ti_sd15.safetensors", "SD1.5 textual inversion", adapters.sd15_embedding),
+    DemoModel("ti_sdxl", "embeddings/demo-ti_sdxl.safetensors", "SDXL textual inversion", adapters.sdxl_embedding),
 )
 
 MODELS = MappingProxyType({model.name: model for model in _MODELS})

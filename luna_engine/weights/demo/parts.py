@@ -48,9 +48,7 @@ def weight(name: str, shape: tuple[int, ...], gain: float = 1.0) -> RandomTensor
     return RandomTensor(name, shape, gain / math.sqrt(math.prod(shape[1:])))
 
 
-def linear(
-    name: str, rows: int, columns: int, *, bias: bool = True, gain: float = 1.0
-) -> Iterator[RandomTensor]:
+def linear(name: str, rows: int, columns: int, *, bias: bool = True, gain: float = 1.0) -> Iterator[RandomTensor]:
     """Yield a dense layer of ``rows`` outputs and ``columns`` inputs."""
     yield weight(f"{name}.weight", (rows, columns), gain)
     if bias:

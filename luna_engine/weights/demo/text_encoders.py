@@ -33,9 +33,7 @@ def clip_g() -> Iterator[RandomTensor]:
 
 
 def _clip(width: int, depth: int, drawn: Collection[int]) -> Iterator[RandomTensor]:
-    yield RandomTensor(
-        "text_model.embeddings.token_embedding.weight", (_VOCABULARY, width), _EMBEDDING_SPREAD
-    )
+    yield RandomTensor("text_model.embeddings.token_embedding.weight", (_VOCABULARY, width), _EMBEDDING_SPREAD)
     yield RandomTensor("text_model.embeddings.position_embedding.weight", (_POSITIONS, width), 0.1)
     for index in range(depth):
         layer = under(f"text_model.encoder.layers.{index}.", _clip_layer(width))
@@ -83,9 +81,7 @@ def t5xxl() -> Iterator[RandomTensor]:
         layer = under(f"encoder.block.{index}.layer.", _t5_layer(width, heads * head_width, hidden))
         yield from layer if index in T5_DRAWN else zeroed(layer)
         if index == 0:
-            yield RandomTensor(
-                "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (32, heads), 0.5
-            )
+            yield RandomTensor("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (32, heads), 0.5)
     yield from norm("encoder.final_layer_norm", width, bias=False)
 
 

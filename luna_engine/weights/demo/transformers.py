@@ -71,9 +71,7 @@ def sd3(depth: int = 2) -> Iterator[RandomTensor]:
 
 
 def _sd3_block(width: int, *, ends_here: bool) -> Iterator[RandomTensor]:
-    yield from linear(
-        "adaLN_modulation.1", (2 if ends_here else 6) * width, width, gain=_MODULATION_GAIN
-    )
+    yield from linear("adaLN_modulation.1", (2 if ends_here else 6) * width, width, gain=_MODULATION_GAIN)
     yield from linear("attn.qkv", 3 * width, width)
     if ends_here:  # the text stream's last block only feeds the attention of the image stream
         return

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from luna_engine.weights import queue
+from tests.synthetic_models import PREFIX, TINY_SDXL, V_PRED, random_values, under, write_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(autouse=True)
@@ -20,3 +22,17 @@ def no_worker_is_left() -> Iterator[None]:
         worker.terminate()
         worker.wait(30)
     queue._STARTED.clear()
+
+
+VAE = {
+    "first_stage_model.decoder.conv_in.weight": (8, 4, 3, 3),
+    "first_stage_model.encoder.conv_in.weight": (8, 3, 3, 3),
+}
+CLIP = {"conditioner.embedders.0.transformer.text_model.encoder.layers.0.mlp.fc1.weight": (8, 8)}
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """Write a small SDXL checkpoint with a VAE, a text encoder and v-prediction markers."""
+    values = random_values({**under(PREFIX, TINY_SDXL), **VAE, **CLIP})
+    return write_values(tmp_path / "checkpoints" / "tiny.safetensors", {**values, **V_PRED})
