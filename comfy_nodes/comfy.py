@@ -137,6 +137,12 @@ class ComfyHost:
         ]
         return tuple(Path(place).resolve() for place in places)
 
+    def progress(self) -> Callable[[int, int], None]:
+        """Return a function that moves the running node's progress bar to (done, total); ComfyUI throttles it."""
+        from comfy.utils import ProgressBar
+
+        return ProgressBar(1).update_absolute  # type: ignore[no-any-return]  # ComfyUI has no types
+
     def notice(self, message: str) -> None:
         """Tell the user that something was done other than asked: a line in the log and a toast."""
         from server import PromptServer

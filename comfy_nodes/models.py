@@ -130,7 +130,7 @@ def _move(
 ) -> _Moved | _Outcome:
     if family is None:
         return _Outcome(held, "local: unknown family", f"{name} stays local: Luna does not know this model's family")
-    source = SentParts(family, roles, host.weights_of(held.patcher), host.check_interrupt)
+    source = SentParts(family, roles, host.weights_of(held.patcher), host.check_interrupt, host.progress())
     try:
         remote = RemoteSet(connect, source, host)
     except DaemonUnreachableError as error:

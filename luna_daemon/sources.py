@@ -63,6 +63,7 @@ class SentParts:
         roles: what the tensors must turn out to hold, such as ``("l",)`` or ``("vae",)``.
         tensors: gives name -> tensor as they are now, or None once the module is gone. Called for each load.
         check: raises when the user cancels.
+        on_progress: is told bytes sent and bytes in all, for each part that must be sent.
     """
 
     def __init__(
@@ -71,11 +72,13 @@ class SentParts:
         roles: tuple[str, ...],
         tensors: Callable[[], Mapping[str, Any] | None],
         check: Callable[[], None],
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._family = family
         self._roles = roles
         self._tensors = tensors
         self._check = check
+        self._on_progress = on_progress
         self._content: dict[str, str] = {}
         self.was_sent = False
         """Whether the last `load` had to send weights; False if the daemon had all of them."""
@@ -96,7 +99,7 @@ class SentParts:
         if shared is not None:
             return ServedSet(shared).load(client)
         for role, part in parts.items():
-            self.was_sent |= _put(client, part, self._content[role], self._check)
+            self.was_sent |= self._put(client, part, self._content[role])
         named = [NamedPart(role, content=self._content[role]) for role in parts]
         loaded = client.load_model(named, family=self._family, poll=self._check)
         return loaded.set, loaded.facts
@@ -138,26 +141,31 @@ class SentParts:
             parts[role] = part
         return parts
 
-
-def _put(client: DaemonClient, part: Part, content: str, check: Callable[[], None]) -> bool:
-    """Upload a part as a safetensors file, piece by piece; tell whether that was needed."""
-    header = _header(part)
-    total = len(header) + sum(map(_nbytes, part.entries.values()))
-    begun = client.put_model(PutModel("begin", content=content, nbytes=total))  # no poll: its reply names the upload
-    if begun.have:
-        return False
-    offset = 0
-    try:
-        for piece in _pieces(header, part, begun.chunk_bytes or CHUNK_BYTES):
-            tensor = WireTensor.of_bytes("bytes", piece)
-            client.put_model(PutModel("chunk", upload=begun.upload, offset=offset), [tensor], poll=check)
-            offset += piece.nbytes
-        client.put_model(PutModel("commit", upload=begun.upload), poll=check)
-    except BaseException:
-        with contextlib.suppress(DaemonError):  # the first error is the one to tell
-            client.put_model(PutModel("abort", upload=begun.upload))
-        raise
-    return True
+    def _put(self, client: DaemonClient, part: Part, content: str) -> bool:
+        """Upload a part as a safetensors file, piece by piece; tell whether that was needed."""
+        header = _header(part)
+        total = len(header) + sum(map(_nbytes, part.entries.values()))
+        begun = client.put_model(
+            PutModel("begin", content=content, nbytes=total)
+        )  # no poll: the reply names the upload
+        if begun.have:
+            return False
+        offset = 0
+        try:
+            for piece in _pieces(header, part, begun.chunk_bytes or CHUNK_BYTES):
+                tensor = WireTensor.of_bytes("bytes", piece)
+                chunk = PutModel("chunk", upload=begun.upload, offset=offset)
+                client.put_model(chunk, [tensor], poll=self._check)
+                offset += piece.nbytes
+                if self._on_progress is not None:
+                    self._on_progress(offset, total)
+                self._check()
+            client.put_model(PutModel("commit", upload=begun.upload), poll=self._check)
+        except BaseException:
+            with contextlib.suppress(DaemonError):  # the first error is the one to tell
+                client.put_model(PutModel("abort", upload=begun.upload))
+            raise
+        return True
 
 
 def _nbytes(entry: Entry) -> int:

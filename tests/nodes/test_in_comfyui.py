@@ -75,6 +75,14 @@ def test_the_tunnel_says_what_became_of_each_component(comfy_server: ComfyServer
     assert "warning:" not in status
 
 
+def test_weights_that_the_daemon_has_are_not_sent_again(comfy_server: ComfyServer) -> None:
+    """Another workflow in between makes ComfyUI drop loader and tunnel, as a second instance would start without."""
+    succeeds(comfy_server.run(workflow("tunnel", "sent")))
+    succeeds(comfy_server.run({"status": node("LunaDaemonStatus")}))
+    succeeds(comfy_server.run(workflow("tunnel", "sent-again")))
+    assert written(comfy_server, "sent-again-status").startswith("[sd15] CLIP shared | VAE shared | ")
+
+
 def test_an_identical_second_run_is_served_from_the_cache(comfy_server: ComfyServer) -> None:
     for variant in ("tunnel", "shared"):
         prompt = workflow(variant, f"again-{variant}")

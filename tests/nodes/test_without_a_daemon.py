@@ -27,6 +27,9 @@ class QuietHost(comfy.ComfyHost):
     def intermediate_device(self) -> Any:
         return torch.device("cpu")
 
+    def progress(self) -> Any:
+        return lambda done, total: None
+
     def notice(self, message: str) -> None:
         self.notices.append(message)
 
