@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import psutil
@@ -32,6 +34,8 @@ if sys.platform != "win32":
 
 # Detached workers that this process started: kept so that it can take their exit code (and leave no zombie).
 _STARTED: list[subprocess.Popen[bytes]] = []
+_TEND_EVERY_S = 1.0
+_log = logging.getLogger(__name__)
 _MOST_ATTEMPTS = 3  # the first, and two after a worker died
 
 
@@ -153,6 +157,15 @@ class JobQueue:
                 return None
             waiting = next((job for job in jobs if job.state is JobState.QUEUED), None)
             return None if waiting is None else self._start(waiting, detached=True)[0]
+
+    def tend(self, stop: threading.Event) -> None:
+        """Start waiting jobs one after the other until ``stop`` is set: what a supervisor does in a thread."""
+        while not stop.wait(_TEND_EVERY_S):
+            try:
+                if any(not job.state.is_over for job in self.jobs()):
+                    self.run_next()
+            except OSError:  # a task border: a state folder that is away for a moment must not end the tending
+                _log.exception("the conversion queue cannot be tended")
 
     def settle(self) -> tuple[Job, ...]:
         """Say what became of jobs whose worker died without a word, and return all jobs."""

@@ -180,6 +180,7 @@ def _status_code(views: tuple[DaemonView, ...], names: tuple[str, ...]) -> int:
 def supervise(take_over: bool) -> int:  # noqa: FBT001 - click's flag
     """Watch daemons until interrupted: adopt, restart with back-off, stop nothing at the end."""
     from luna_daemon.supervisor import Supervisor, SupervisorEvent
+    from luna_engine.weights.queue import JobQueue
 
     def tell(event: SupervisorEvent) -> None:
         if output().json:
@@ -192,6 +193,7 @@ def supervise(take_over: bool) -> int:  # noqa: FBT001 - click's flag
     stop_event = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop_event.set())
+    threading.Thread(target=JobQueue.open().tend, args=(stop_event,), name="conversions", daemon=True).start()
     output().note("supervising; Ctrl+C ends it, the daemons run on")
     supervisor.run(stop_event)
     return 0

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +95,17 @@ def test_a_job_that_another_face_has_started_is_not_started_again(queue: JobQueu
     assert queue.start(job.id) is None
     assert ended(queue, job).state is JobState.DONE
     assert starts(queue, job) == 1
+
+
+def test_a_supervisor_without_a_screen_starts_waiting_jobs(queue: JobQueue, source: Path) -> None:
+    jobs = [queue.submit(source, label) for label in ("Q8_0", "bf16")]
+    stop = threading.Event()
+    thread = threading.Thread(target=queue.tend, args=(stop,))
+    thread.start()
+    states = [ended(queue, job).state for job in jobs]
+    stop.set()
+    thread.join()
+    assert states == [JobState.DONE, JobState.DONE]
 
 
 def test_what_cannot_be_converted_is_refused_before_it_is_queued(queue: JobQueue, tmp_path: Path) -> None:
