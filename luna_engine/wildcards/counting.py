@@ -199,7 +199,11 @@ class Counter:
             scope.variables[node.name] = (node.value, scope.parsed, scope.document)
             return 1
         if isinstance(node, Wrapper):
-            return self._prompt(node.outer, scope) * self._prompt(node.inner, scope)
+            if any(isinstance(part, Text) and "..." in part.value for part in node.outer.nodes):
+                return self._prompt(node.outer, scope) * self._prompt(node.inner, scope)
+            if all(isinstance(part, Text) for part in node.outer.nodes):
+                return 1  # there is no place for the inner part: it stays as written
+            raise NeedsWalkError
         if isinstance(node, Conditional):
             raise NeedsWalkError
         return 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_CASES = 100_000
 MOST_STEPS = 2_000
+MOST_WALK_S = 3.0
 _MISSING = frozenset({"keep", "error", "drop"})
 _FATAL_IF_MISSING = frozenset({"unknown-ref", "empty", "path-escape"})
 
@@ -297,7 +299,8 @@ class WildcardLibrary:
         """Count the cases of a text one by one."""
         chooser = ScriptedChooser()
         total, snapshot = 0, self.snapshot
-        while total <= MOST_CASES:
+        deadline = time.monotonic() + MOST_WALK_S
+        while total <= MOST_CASES and time.monotonic() < deadline:
             self.expand_parts({"": template}, profile=profile, chooser=chooser, snapshot=snapshot)
             total += 1
             # Every other value of a draw is at least one more case, so one path already bounds the number.
@@ -307,7 +310,7 @@ class WildcardLibrary:
                 return total
         raise LunaError(
             "limit",
-            f"the number of combinations depends on earlier draws and passes {MOST_CASES} cases",
+            f"the number of combinations depends on earlier draws and passes {MOST_CASES} cases or {MOST_WALK_S:g} s",
             "count its parts instead",
         )
 

@@ -23,11 +23,8 @@ VALID = {
     ".txt": "one\n2::two __mood__\n# comment\n{a|b}\r\nthree\n",
 }
 POISON = st.sampled_from(
-    [
-        piece.encode("latin-1")
-        for piece in "\t \0 \xff { } [ ] ' \" &a *a *b - : !!x % \r # <<: --- ... ? | > -1::".split(" ")
-    ]
-    + [b"\xef\xbb\xbf", b"\\ud800", b"\n---\n", b"<<: "]
+    [bytes([sign]) for sign in b"\t\0\xff{}[]'\"-:%\r#?|>"]
+    + [b"&a ", b"*a ", b"*b", b"!!x ", b"<<: ", b"-1::", b"\n---\n", b"\n...\n", b"\xef\xbb\xbf", b"\\ud800"]
 )
 
 
