@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING
 
 import psutil
@@ -26,6 +25,7 @@ from luna_engine.weights.plans import ConversionOptions, plan
 from luna_engine.weights.progress import Progress
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
     from pathlib import Path
 

@@ -19,13 +19,13 @@ _BAR_CELLS = 16
 
 SOURCE_COLUMNS = (
     Column("source", "SOURCE", 22, flex=True),
-    Column("arch", "ARCH", 11),
-    Column("size", "SIZE", 9, align="right"),
+    Column("arch", "ARCH", 11, drop=4),
+    Column("size", "SIZE", 9, align="right", drop=5),
     *(
         Column(label, label.removeprefix("gguf_"), 8, align="right", drop=place)
         for place, label in zip((2, 3, 1), PRECISIONS, strict=True)
     ),
-    Column("note", "NOTE", 26, drop=4),
+    Column("note", "NOTE", 26, drop=6),
 )
 
 JOB_COLUMNS = (
