@@ -157,14 +157,14 @@ def events(scene: str) -> EventsView:
     if scene == "empty":
         return EventsView(NOW)
     rows = (
-        EventRow("e1", NOW - 9, "error", "vae", "daemon-crashed", _CRASH.reason,
+        EventRow("e1", NOW - 9, "error", "vae", "daemon-ended", f"vae: {_CRASH.reason}",
                  "--precision bf16 halves the weights in RAM"),
-        EventRow("e2", NOW - 8, "warning", "vae", "daemon-backoff", "start 4 in 8 s"),
+        EventRow("e2", NOW - 68, "info", "vae", "restarting", "vae is started again, restart 3"),
         EventRow("e3", NOW - 44, "info", "you", "command", "vision is starting", None, "luna daemon start vision"),
         EventRow("e4", NOW - 2070, "warning", "settings", "settings-ignored",
                  "daemon.speed: unknown setting; known here: host, port", None, None, 2),
         EventRow("e5", NOW - 2308, "info", "you", "command", "spare has stopped", None, "luna daemon stop spare"),
-        EventRow("e6", NOW - 8047, "info", "clip", "daemon-ready", "ready after 4.1 s on cuda:1"),
+        EventRow("e6", NOW - 8047, "info", "clip", "daemon-found", "clip runs as pid 41233"),
     )  # fmt: skip
     return EventsView(NOW, rows)
 
@@ -175,16 +175,17 @@ def links(scene: str) -> LinksView:
         return LinksView(NOW)
     root = "/models/loras"
     rows = (
-        LinkRow(f"{root}/char/elara_v3.safetensors", "char/elara_v3", "lora", root, 218 * MIB, "sdxl", "header", 32,
+        LinkRow(f"{root}/char/elara_v3.safetensors", "char/elara_v3", "lora", root, 218 * MIB, "sdxl", "metadata", 32,
                 ("unet", "l", "g"), ("elara", "silver hair")),
         LinkRow(f"{root}/style/detail_tweaker_xl.safetensors", "style/detail_tweaker_xl", "lora", root, 218 * MIB,
-                "sdxl", "header", 64, ("unet", "l", "g")),
-        LinkRow(f"{root}/old/gothic_sd15.safetensors", "old/gothic_sd15", "lora", root, 36 * MIB, "sd15", "header", 16,
+                "sdxl", "keys", 64, ("unet", "l", "g")),
+        LinkRow(f"{root}/old/gothic_sd15.safetensors", "old/gothic_sd15", "lora", root, 36 * MIB, "sd15", "metadata",
+                16,
                 ("unet", "l"), ("gothic dress",)),
         LinkRow(f"{root}/broken.safetensors", "broken", "lora", root, 4_096, problem=Failure(
             "file-damaged", "the header promises 36.0 MiB, 4 KiB are there", "copy it again")),
         LinkRow("/models/embeddings/bad_hands.safetensors", "bad_hands", "embedding", "/models/embeddings", 24_576,
-                "sd15", "guess"),
+                "sd15", "keys"),
     )  # fmt: skip
     return LinksView(NOW, (root, "/models/embeddings"), rows)
 

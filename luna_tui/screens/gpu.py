@@ -136,7 +136,7 @@ def _memory_line(memory: MemoryView, glyphs: Glyphs, width: int) -> Content:
     bar = glyphs.bar(used, max(6, min(32, width - 40)))
     return Content.assemble(
         ("RAM    ", "b $accent"), (bar, _heat(used)), (f" {gib(memory.used_bytes)}/{gib(memory.total_bytes)} GiB", "b"),
-        (f"  available {gib(memory.available_bytes)}", "$foreground-muted"),
+        (f"  available {gib(memory.available_bytes)}" if width >= 60 else "", "$foreground-muted"),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ _LIST_KEYS = (
     ("j k ↓ ↑", "row by row"),
     ("g G", "first and last row"),
     ("ctrl+d ctrl+u", "half a page"),
-    ("enter", "open the row"),
+    ("enter", "open the row; the whole line of a log"),
 )
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from textual.widgets import Input
 
+from luna_tui.plain import content
 from luna_tui.screens.panes import PanedScreen
 from luna_tui.widgets.log_view import LogView
 from luna_tui.widgets.table import ListTable
@@ -102,6 +103,13 @@ class ListScreen(PanedScreen):
 
     def _log(self) -> LogView | None:
         return self.focused if isinstance(self.focused, LogView) else next(iter(self.query(LogView)), None)
+
+    def on_log_view_opened(self, message: LogView.Opened) -> None:
+        """Show a log line that is longer than the pane."""
+        from luna_tui.screens.help import Reader
+
+        message.stop()
+        self.app.push_screen(Reader("log line", content(message.text)))
 
     def do_log_follow(self) -> None:
         """Follow the log again."""

@@ -48,6 +48,7 @@ class LogView(ScrollView, can_focus=True):
         Binding("end,G", "move_to(-1)", "last", show=False),
         Binding("pagedown", "page(1.0)", "page down", show=False),
         Binding("pageup", "page(-1.0)", "page up", show=False),
+        Binding("enter", "open", "whole line", show=False),
         Binding("ctrl+d", "page(0.5)", "half down", show=False),
         Binding("ctrl+u", "page(-0.5)", "half up", show=False),
     ]
@@ -56,6 +57,13 @@ class LogView(ScrollView, can_focus=True):
 
     class Changed(Message):
         """Follow, filter, level or the count of lines changed."""
+
+    class Opened(Message):
+        """Enter on a line."""
+
+        def __init__(self, text: str) -> None:
+            super().__init__()
+            self.text = text
 
     def __init__(self, *, id: str | None = None, empty: str = "") -> None:  # noqa: A002 - Textual's word
         super().__init__(id=id)
@@ -226,6 +234,11 @@ class LogView(ScrollView, can_focus=True):
     def action_move(self, step: int) -> None:
         """Move the cursor by lines; moving up pauses."""
         self._go(self._cursor + step)
+
+    def action_open(self) -> None:
+        """Ask for the whole line under the cursor."""
+        if self.current_text:
+            self.post_message(self.Opened(self.current_text))
 
     def action_move_to(self, index: int) -> None:
         """Move the cursor to the first (0) or last (-1) line."""

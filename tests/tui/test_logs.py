@@ -146,6 +146,16 @@ async def test_filter_and_level_choose_lines(tui: Any, tmp_path: Path) -> None:
         assert {line.level for line in view.shown} == {"warning"}
 
 
+async def test_enter_shows_the_whole_line(tui: Any, tmp_path: Path) -> None:
+    async with tui.running(backend=FakeBackend("normal", logs=tmp_path)) as pilot:
+        view = pilot.app.screen.query_one(LogView)
+        await wait_for(pilot, lambda: bool(view.lines))
+        assert "port 19283" not in tui.text(pilot.app)
+        await pilot.press("l", "g", "enter")
+        await tui.settled(pilot)
+        assert "port 19283" in tui.text(pilot.app)
+
+
 async def test_the_ring_keeps_the_newest_lines(tui: Any) -> None:
     async with tui.running() as pilot:
         view = pilot.app.screen.query_one(LogView)
