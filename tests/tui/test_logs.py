@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING, Any
 
 from hypothesis import given
@@ -168,9 +169,8 @@ async def test_the_ring_keeps_the_newest_lines(tui: Any) -> None:
 
 async def wait_for(pilot: Any, condition: Any) -> None:
     """Poll for a condition that a worker thread brings about."""
-    for _ in range(200):
-        if condition():
-            await pilot.pause()
-            return
+    deadline = time.monotonic() + 15.0
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
         await pilot.pause(0.02)
-    raise AssertionError("it did not happen")
+    await pilot.pause()
