@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from luna_daemon import launch, restart_memory
 from luna_daemon.identity import DaemonPlaces
 from luna_daemon.launch import Ended
-from luna_daemon.process_exits import ASKED, LOCK, words_for
+from luna_daemon.process_exits import ASKED, LOCK, NO_RESTART, words_for
 from luna_daemon.restart_memory import Memory
 from luna_daemon.restarts import RestartRules
 from luna_daemon.views import DaemonState, DaemonView, LastExit, Phase, StopStage
@@ -28,6 +28,7 @@ PING_WHILE_STARTING_S = 0.2
 MISSES_MAX = 3
 START_LIMIT_S = 30.0
 LADDER_S = 10.0
+_SAME_END_S = 2.0  # a supervisor notes an end a little after the daemon did
 _DOWN = frozenset({"stopped", "crashed", "backoff", "failed"})
 _STAGES = ("drain", "terminate", "kill")
 
@@ -144,35 +145,46 @@ class Supervised:
     def _step_down(self) -> None:
         if self._adopt():
             return
-        if not self._is_holder:
+        if not self._is_holder or self._since is None:
             self._read_on()
-            return
-        if self._backoff_until is None:
-            return
+        if self._is_holder and self._backoff_until is not None:
+            self._wait_out(self._backoff_until)
+
+    def _wait_out(self, until: float) -> None:
         record = self._world.exit_record(self.name)
         if record is not None and record.asked and record.at > self._ended_at:
             self._backoff_until = None
             self._enter(DaemonState.STOPPED, record.reason)
-        elif self._clock.monotonic() >= self._backoff_until:
+        elif self._clock.monotonic() >= until:
             self._backoff_until = None
             self.restarts_total += 1
             self._tell("info", "restarting", f"{self.name} is started again, restart {self.restarts_total}")
             self._launch()
 
     def _read_on(self) -> None:
-        """Take over what the supervisor wrote about a daemon that is down; a viewer sees only running ones itself."""
+        """Take over what is written about a daemon that is down: by its supervisor, or by itself when nobody looked."""
         kept = restart_memory.read(self.name)
-        if kept.state not in _DOWN:
-            return
         self.restarts_total, self.last_exit = kept.restarts_total, kept.last_exit
-        wait_s = -60.0 if kept.backoff_until is None else kept.backoff_until - self._clock.time()
-        if kept.state != "backoff":
+        record = self._world.exit_record(self.name)
+        if record is not None and (kept.last_exit is None or record.at > kept.last_exit.at + _SAME_END_S):
+            self._read_exit(record)
+        elif kept.state == "backoff":
+            wait_s = -60.0 if kept.backoff_until is None else kept.backoff_until - self._clock.time()
+            if wait_s > -5.0:
+                self._enter(DaemonState.BACKOFF, kept.reason)
+                self._backoff_until = self._clock.monotonic() + wait_s
+            else:
+                self._enter(DaemonState.CRASHED, f"{kept.reason}; nobody supervised it then")
+        elif kept.state in _DOWN:
             self._enter(DaemonState(kept.state), kept.reason)
-        elif wait_s > -5.0:
-            self._enter(DaemonState.BACKOFF, kept.reason)
-            self._backoff_until = self._clock.monotonic() + wait_s
-        else:
-            self._enter(DaemonState.CRASHED, f"{kept.reason}; nobody supervises")
+
+    def _read_exit(self, record: ExitRecord) -> None:
+        if record.asked or record.code == ASKED:
+            self._enter(DaemonState.STOPPED, record.reason)
+            return
+        words = words_for(Ended(code=record.code), record.reason)
+        self.last_exit = LastExit(record.at, record.code, None, words, record.peak_rss_bytes)
+        self._enter(DaemonState.FAILED if record.code in NO_RESTART else DaemonState.CRASHED, words)
 
     def _adopt(self) -> bool:
         found = self._world.identity(self.name)

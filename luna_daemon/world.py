@@ -103,10 +103,19 @@ class RealWorld:
             return None
         if found.is_alive():
             return found
-        current = records.read_identity(name)
-        if current == found:
-            DaemonPlaces(name).identity.unlink(missing_ok=True)
+        if records.read_identity(name) == found:
+            self._bury(found)
         return None
+
+    @staticmethod
+    def _bury(found: Identity) -> None:
+        """Remove the identity of a dead daemon; if it left no word about its end, say that."""
+        places = DaemonPlaces(found.name)
+        record = records.read_exit(found.name)
+        if record is None or record.pid != found.pid:
+            silent = ExitRecord(found.pid, found.generation, time.time(), None, "ended without a word")
+            records.write_record(places.exit, silent)
+        places.identity.unlink(missing_ok=True)
 
     def launch(self, name: str, instance: DaemonInstance) -> Process:
         """Start a process."""

@@ -9,7 +9,7 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -82,18 +82,24 @@ def logs(
     if not path.exists():
         raise LunaError("log-missing", f"{path} does not exist", f"luna daemon start {name} begins one")
     wanted = Filter(_pattern(grep), LEVELS.index(level), _since(since))
-    chosen = _with_context(list(_tail(path)), wanted, context)[-lines:] if lines else []
+    with path.open("rb") as file:
+        rows, rest = _tail(file, is_going_on=follow)
+        _show(rows, wanted, context, lines, target)
+        if follow and target is None:
+            for line in _follow(path, file, rest):
+                if wanted.accepts(line):
+                    _print(line)
+    return 0
+
+
+def _show(rows: list[Line], wanted: Filter, context: int, lines: int, target: Path | None) -> None:
+    chosen = _with_context(rows, wanted, context)[-lines:] if lines else []
     if target is not None:
         target.write_text("".join(f"{line.raw}\n" for line in chosen), "utf-8")
         output().note(f"{len(chosen)} lines written to {target}")
-        return 0
+        return
     for line in chosen:
         _print(line)
-    if follow:
-        for line in _follow(path):
-            if wanted.accepts(line):
-                _print(line)
-    return 0
 
 
 def _pattern(text: str | None) -> re.Pattern[str] | None:
@@ -130,14 +136,20 @@ def parse(raw: str) -> Line:
     return Line(raw, raw=raw)
 
 
-def _tail(path: Path) -> Iterator[Line]:
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - TAIL_BYTES))
-        rows = file.read().decode("utf-8", "replace").split("\n")
+def _tail(file: BinaryIO, *, is_going_on: bool) -> tuple[list[Line], bytes]:
+    """Read the last 256 KiB; if the log is followed from there, half a line at the end is kept for later."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - TAIL_BYTES))
+    *rows, rest = file.read().split(b"\n")
+    if not is_going_on:
+        rows, rest = [*rows, rest], b""
     if size > TAIL_BYTES:
         rows = rows[1:]  # the first is only the rest of a line
-    yield from (parse(row.rstrip("\r")) for row in rows if row)
+    return [_decoded(row) for row in rows if row], rest
+
+
+def _decoded(row: bytes) -> Line:
+    return parse(row.decode("utf-8", "replace").rstrip("\r"))
 
 
 def _with_context(lines: list[Line], wanted: Filter, context: int) -> list[Line]:
@@ -146,16 +158,13 @@ def _with_context(lines: list[Line], wanted: Filter, context: int) -> list[Line]
     return [lines[index] for index in shown]
 
 
-def _follow(path: Path) -> Iterator[Line]:
+def _follow(path: Path, file: BinaryIO, rest: bytes) -> Iterator[Line]:
     """Yield new lines for ever, through rotation and restarts (another inode under the same name)."""
-    file = path.open("rb")
-    file.seek(0, os.SEEK_END)
-    rest = b""
     while True:
         block = file.read(65_536)
         if block:
             *rows, rest = (rest + block).split(b"\n")
-            yield from (parse(row.decode("utf-8", "replace")) for row in rows if row)
+            yield from (_decoded(row) for row in rows if row)
             continue
         with contextlib.suppress(FileNotFoundError):
             if not os.path.samestat(path.stat(), os.fstat(file.fileno())):

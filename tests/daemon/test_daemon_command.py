@@ -95,6 +95,17 @@ def test_start_status_restart_stop(small_engine: None) -> None:
     assert luna("daemon", "stop", "clip")[1].strip() == "clip: did not run"
 
 
+def test_a_daemon_that_was_killed_unwatched_is_shown_as_crashed(small_engine: None) -> None:
+    assert luna("daemon", "start", "clip", "--port", "21008")[0] == 0
+    found = identity.read_identity("clip")
+    assert found is not None
+    os.kill(found.pid, signal.SIGKILL)
+    wait_until(lambda: not found.is_alive())
+    code, status = luna_json("daemon", "status", "clip")
+    assert (code, status["daemons"][0]["state"]) == (1, "crashed")
+    assert status["daemons"][0]["reason"] == "ended without a word"
+
+
 def test_force_ends_a_daemon_that_does_not_hear(small_engine: None) -> None:
     assert luna("daemon", "start", "clip", "--port", "21007")[0] == 0
     found = identity.read_identity("clip")

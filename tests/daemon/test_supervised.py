@@ -191,7 +191,7 @@ def test_a_viewer_shows_the_supervisor_s_back_off() -> None:
     viewer.clock.now += 100
     viewer.step(may_restart=False)
     assert viewer.daemon.state.value == "crashed"
-    assert "nobody supervises" in str(viewer.daemon.view().reason)
+    assert "nobody supervised" in str(viewer.daemon.view().reason)
 
 
 @pytest.mark.parametrize(("code", "words"), [(66, "preload"), (69, "device"), (71, "port"), (78, "settings")])
@@ -358,3 +358,37 @@ def test_five_crashes_in_five_minutes_fail_until_the_user_starts_it() -> None:
 def test_an_unknown_number_is_none() -> None:
     view = Stage().daemon.view()
     assert (view.pid, view.rss_bytes, view.vram_bytes, view.backoff_s, view.last_exit) == (None,) * 5
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "state", "words"),
+    [
+        (71, False, "failed", "port"),
+        (1, False, "crashed", "exit code 1"),
+        (None, False, "crashed", "told so"),
+        (0, True, "stopped", "told so"),
+        (None, True, "stopped", "told so"),
+    ],
+)
+def test_an_end_that_nobody_watched_is_read_from_the_daemon_s_own_record(
+    code: int | None,
+    asked: bool,  # noqa: FBT001 - a parameter of the table above
+    state: str,
+    words: str,
+) -> None:
+    for may_restart in (True, False):
+        stage = Stage()
+        stage.world.record = ExitRecord(5, "g", stage.clock.time(), code, "told so", asked=asked)
+        assert stage.step(may_restart=may_restart) == state
+        assert words in str(stage.daemon.view().reason)
+        assert stage.world.processes == []
+
+
+def test_a_new_supervisor_continues_a_back_off() -> None:
+    stage = Stage().started()
+    stage.die(Ended(code=1))
+    later = Stage()
+    assert later.step() == "backoff"
+    later.step(2.0)
+    assert later.step() == "ready"
+    assert later.daemon.view().restarts_total == 1

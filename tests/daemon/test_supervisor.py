@@ -264,7 +264,7 @@ def test_a_reused_pid_is_never_signalled() -> None:
         identity.write_record(DaemonPlaces("one").identity, record)
         assert stop("one") is False
         with Hosted() as host:
-            assert host.until("stopped").pid is None
+            assert host.until("crashed").pid is None
             host.supervisor.kill("one")
         assert stranger.poll() is None
         assert not DaemonPlaces("one").identity.exists()
