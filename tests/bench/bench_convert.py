@@ -70,14 +70,14 @@ def _measure(folder: Path, runs: int) -> tuple[str, str]:
     source = folder / "source.safetensors"
     _python(_MAKE, str(source), str(_WIDTH))
     size = source.stat().st_size
-    copy_wall: list[float] = []
+    copies: list[tuple[float, float]] = []
     results: dict[str, list[dict[str, float]]] = {"gguf_Q8_0": [], "bf16": []}
     for _ in range(runs):
-        copy_wall.append(_copy(source, folder / "copy"))
+        copies.append(_copy(source, folder / "copy"))
         for label, found in results.items():
             found.append(_convert(source, folder / f"out-{label}", label))
-    base = statistics.median(copy_wall)
-    rows = [f"| `cp` + fsync | {base:.2f} | 1.00 | | | |"]
+    base, base_cpu = (statistics.median(column) for column in zip(*copies, strict=True))
+    rows = [f"| `cp` + fsync | {base:.2f} | 1.00 | | {base_cpu:.2f} | |"]
     for label, found in results.items():
         wall, work, cpu = (statistics.median(entry[key] for entry in found) for key in ("wall", "work_s", "cpu"))
         peak = max(entry["rss"] for entry in found) / 1024**2
@@ -94,31 +94,35 @@ def _measure(folder: Path, runs: int) -> tuple[str, str]:
     note = (
         f"Source: {size / 1e6:.0f} MB of halves in Flux's shapes, in the page cache; {runs} interleaved runs, medians. "
         "Conversion reads, checks every value, hashes input and output (SHA-256), writes, fsyncs and reads the header "
-        "back. Target: work / cp at most 2.0, peak RSS at most 220 MiB."
+        "back. Target: work / cp at most 2.0, peak RSS at most 220 MiB. "
+        f"Load average while measuring: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+        f"{' (not idle: wall ratios are too high)' if os.getloadavg()[0] > 3 else ''}."
     )
     return head + "\n".join(rows) + kernel, note
 
 
-def _copy(source: Path, target: Path) -> float:
+def _copy(source: Path, target: Path) -> tuple[float, float]:
+    """Copy and sync; return wall and CPU seconds."""
     target.unlink(missing_ok=True)
     os.sync()
-    start = time.perf_counter()
+    before, start = _cpu(), time.perf_counter()
     subprocess.run(["cp", source, target], check=True)
     with target.open("rb") as file:
         os.fsync(file.fileno())
-    return time.perf_counter() - start
+    return time.perf_counter() - start, _cpu() - before
+
+
+def _cpu() -> float:
+    """Return the CPU seconds of this process and its ended children."""
+    return sum(os.times()[:4])
 
 
 def _convert(source: Path, target: Path, label: str) -> dict[str, float]:
     target.unlink(missing_ok=True)
     os.sync()
-    before = os.times()
-    start = time.perf_counter()
+    before, start = _cpu(), time.perf_counter()
     answer: dict[str, float] = json.loads(_python(_CONVERT, str(source), str(target), label))
-    wall = time.perf_counter() - start
-    after = os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {**answer, "wall": wall, "cpu": cpu}
+    return {**answer, "wall": time.perf_counter() - start, "cpu": _cpu() - before}
 
 
 def _python(code: str, *arguments: str) -> str:
