@@ -27,16 +27,24 @@ def source_roots(settings: Settings) -> tuple[Path, ...]:
     They are, in order: ``weights.paths``, ``models`` and ``LUNA_MODELS`` with the source folders below them (or the
     folder itself where it has none), and those of ``COMFYUI_PATH``.
     """
+    roots: list[Path] = []
+    for base in _wanted(settings):
+        inner = [base / name for name in SOURCE_FOLDERS if (base / name).is_dir()]
+        roots += inner or ([base] if base.is_dir() else [])
+    return tuple(dict.fromkeys(roots))
+
+
+def missing_roots(settings: Settings) -> tuple[Path, ...]:
+    """Return the folders that the settings or the environment name and that do not exist."""
+    return tuple(base for base in _wanted(settings) if not base.is_dir())
+
+
+def _wanted(settings: Settings) -> list[Path]:
     tops = [*settings.weights.paths, *settings.models]
     tops += [part for part in os.environ.get("LUNA_MODELS", "").split(os.pathsep) if part.strip()]
     if comfyui := os.environ.get("COMFYUI_PATH", "").strip():
         tops.append(str(Path(comfyui) / "models"))
-    roots: list[Path] = []
-    for top in tops:
-        base = Path(top).expanduser()
-        inner = [base / name for name in SOURCE_FOLDERS if (base / name).is_dir()]
-        roots += inner or ([base] if base.is_dir() else [])
-    return tuple(dict.fromkeys(roots))
+    return [Path(top).expanduser() for top in tops]
 
 
 def root_of(source: Path, roots: tuple[Path, ...]) -> Path:

@@ -20,7 +20,7 @@ from luna_engine.paths import checkout_root
 from luna_engine.weights.catalog import HeaderReader, scan
 from luna_engine.weights.inspection import inspect
 from luna_engine.weights.kinds import Kind
-from luna_engine.weights.naming import destination_of, source_roots, variant_folders
+from luna_engine.weights.naming import destination_of, missing_roots, source_roots, variant_folders
 from luna_engine.weights.plans import ConversionOptions, plan
 from luna_engine.weights.queue import JobQueue
 from luna_tui.views import Failure, Outcome
@@ -191,10 +191,7 @@ class LocalWeights:
         self._scanned_at = time.monotonic()
 
     def _notices(self) -> tuple[str, ...]:
-        wanted = [*self._settings.weights.paths, *self._settings.models]
-        return tuple(
-            f"file-missing: there is no folder {path}" for path in wanted if not Path(path).expanduser().is_dir()
-        )
+        return tuple(f"file-missing: there is no folder {root}" for root in missing_roots(self._settings))
 
     def inspect(self, path: str) -> Inspection:
         """Read one header."""

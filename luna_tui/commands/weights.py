@@ -59,9 +59,12 @@ def inspect(file: Path, keys: str | None) -> None:
 def list_sources(folders: tuple[Path, ...], family: str | None, *, stale: bool) -> None:
     """List the sources below FOLDERS (default: the configured ones) with their converted files."""
     from luna_engine.weights.catalog import scan
-    from luna_engine.weights.naming import source_roots, variant_folders
+    from luna_engine.weights.naming import missing_roots, source_roots, variant_folders
 
     known = settings.load()
+    missing = () if folders else missing_roots(known)
+    for root in missing:
+        frame.output().note(f"luna: file-missing: there is no folder {words.plain(str(root))} -> check the settings")
     for folder in folders:
         if not folder.is_dir():
             raise InputFileError(
@@ -75,7 +78,11 @@ def list_sources(folders: tuple[Path, ...], family: str | None, *, stale: bool) 
         if (family is None or (row.inspection is not None and row.inspection.family == family))
         and (not stale or any(variant.state == "stale" for variant in row.variants))
     ]
-    fields = {"roots": [str(root) for root in roots], "sources": [words.source_fields(row) for row in rows]}
+    fields = {
+        "roots": [str(root) for root in roots],
+        "missing": [str(root) for root in missing],
+        "sources": [words.source_fields(row) for row in rows],
+    }
     frame.output().data("luna.weights.list/1", fields, words.sources_text(rows))
 
 

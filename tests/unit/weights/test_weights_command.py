@@ -187,6 +187,16 @@ def test_list_of_a_missing_folder_exits_4_and_of_none_says_what_to_set(tmp_path:
     assert "LUNA_MODELS" in empty.stdout
 
 
+def test_a_configured_folder_that_is_gone_is_named_and_the_others_are_listed(source: Path, tmp_path: Path) -> None:
+    models = os.pathsep.join([str(tmp_path / "gone"), str(tmp_path)])
+    done = luna("weights", "list", "--json", environment={"LUNA_MODELS": models, "COMFYUI_PATH": ""})
+    record = data(done)
+    assert done.returncode == 0
+    assert record["missing"] == [str(tmp_path / "gone")]
+    assert [Path(row["path"]).name for row in record["sources"]] == ["tiny.safetensors"]
+    assert f"file-missing: there is no folder {tmp_path / 'gone'}" in done.stderr
+
+
 def test_verify_compares_with_the_source_and_notices_damage(source: Path, tmp_path: Path) -> None:
     luna("weights", "convert", source, "--to", "Q8_0", "--out", tmp_path / "out")
     target = tmp_path / "out" / "tiny_Q8_0.gguf"
