@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -44,6 +45,7 @@ SCREENS = (
     ("events", "Events", "luna_tui.screens.events:EventsScreen"),
 )
 _REMEMBERED = 20
+_START_S = 2.0
 # Asked before leaving. Returns True if nothing is lost; else asks, and calls its argument if the answer allows.
 QuitGuard = Callable[[Callable[[], None]], bool]
 
@@ -130,13 +132,19 @@ class LunaApp(App[None]):
         """Open what runs in the background, off the UI thread."""
         if self._start != self.DEFAULT_MODE:
             self.switch_mode(self._start)
-        if not self.is_headless and os.name == "posix":
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
+        if not self.is_headless:
+            self._settle_in()
         for complaint in self._complaints:
             self.toast(complaint, "warning")
             self.record(EventRow("", 0.0, "warning", "settings", "settings-ignored", complaint))
         self.run_worker(self._open, thread=True, exit_on_error=False, name="open")
+
+    def _settle_in(self) -> None:
+        """Do what only a real terminal needs: leave in order on signals, collect garbage again after the start."""
+        self.set_timer(_START_S, _collect_again)
+        if os.name == "posix":
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:
         """Leave as `q` would, so that the terminal is given back, with the exit code of the signal."""
@@ -266,6 +274,12 @@ class LunaApp(App[None]):
             report.__cause__ = error
             error = report
         super()._handle_exception(error)
+
+
+def _collect_again() -> None:
+    """Take up collecting that the entry put off; what the start made is kept out of it for good."""
+    gc.freeze()
+    gc.enable()
 
 
 def write_crash(error: BaseException) -> Path:

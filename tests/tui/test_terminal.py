@@ -62,11 +62,11 @@ class Terminal:
     def screen(self) -> str:
         return self.tmux("capture-pane", "-p")
 
-    def wait_for(self, *words: str, seconds: float = 25.0) -> str:
+    def wait_for(self, *words: str, seconds: float = 60.0) -> str:
         """Poll the screen until all words stand on it."""
         return self.wait_until(lambda text: all(word in text for word in words), seconds, f"{words}")
 
-    def wait_until(self, condition: Callable[[str], bool], seconds: float = 25.0, what: str = "it") -> str:
+    def wait_until(self, condition: Callable[[str], bool], seconds: float = 60.0, what: str = "it") -> str:
         deadline = time.monotonic() + seconds
         text = ""
         while time.monotonic() < deadline:
