@@ -68,7 +68,7 @@ def roots(model_root: Path) -> dict[str, Path]:
     return {folder.name: folder for folder in sorted(model_root.iterdir())}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def engine(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """An engine on the CPU that has loaded the checkpoint."""
     from luna_daemon.runtime.engine import Engine

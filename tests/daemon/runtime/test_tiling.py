@@ -79,16 +79,16 @@ def test_an_overlap_of_half_a_tile_is_refused(overlap: int) -> None:
 
 def test_the_engine_tiles_when_asked_and_says_so(engine: object) -> None:
     never = lambda: None  # noqa: E731 - as short as it is
-    latent = from_torch("latent", torch.randn(1, 4, 12, 16, generator=torch.Generator().manual_seed(2)))
-    reply, (tiled,) = engine.vae_decode(VaeDecode("sd15", Tile(8, 8, 2)), {"latent": latent}, never)  # type: ignore[attr-defined]
+    latent = from_torch("latent", torch.randn(1, 4, 6, 8, generator=torch.Generator().manual_seed(2)))
+    reply, (tiled,) = engine.vae_decode(VaeDecode("sd15", Tile(4, 4, 1)), {"latent": latent}, never)  # type: ignore[attr-defined]
     _, (plain,) = engine.vae_decode(VaeDecode("sd15"), {"latent": latent}, never)  # type: ignore[attr-defined]
     assert reply.did.tiled == "asked"
-    assert to_torch(tiled).shape == to_torch(plain).shape == (1, 96, 128, 3)
+    assert to_torch(tiled).shape == to_torch(plain).shape == (1, 48, 64, 3)
     assert not torch.allclose(to_torch(tiled), to_torch(plain), atol=1e-3)
     fits = Tile(64, 64, 16)
     _, (one_tile,) = engine.vae_decode(VaeDecode("sd15", fits), {"latent": latent}, never)  # type: ignore[attr-defined]
     assert torch.allclose(to_torch(one_tile), to_torch(plain), atol=1e-6)
-    pixels = from_torch("pixels", torch.rand(1, 96, 128, 3, generator=torch.Generator().manual_seed(3)))
-    reply, (encoded,) = engine.vae_encode(VaeEncode("sd15", Tile(64, 64, 16)), {"pixels": pixels}, never)  # type: ignore[attr-defined]
+    pixels = from_torch("pixels", torch.rand(1, 48, 64, 3, generator=torch.Generator().manual_seed(3)))
+    reply, (encoded,) = engine.vae_encode(VaeEncode("sd15", Tile(32, 32, 8)), {"pixels": pixels}, never)  # type: ignore[attr-defined]
     assert reply.did.tiled == "asked"
-    assert encoded.shape == (1, 4, 12, 16)
+    assert encoded.shape == (1, 4, 6, 8)
