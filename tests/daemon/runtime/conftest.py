@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 EMBEDDING_VECTORS = 2
 
 
+@pytest.fixture(scope="session", autouse=True)
+def single_thread() -> None:
+    """Keep torch to one thread: beside other work, two wait for each other at every layer."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def model_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A models folder: a checkpoint without UNet, CLIP-L and VAE alone with the same weights, embeddings, a LoRA."""
@@ -76,7 +84,7 @@ def engine(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUNA_HOME", str(tmp_path_factory.mktemp("engine-home")))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        made = Engine(EngineOptions(device="cpu", preload=("checkpoints/parts.safetensors",), roots=roots, threads=2))
+        made = Engine(EngineOptions(device="cpu", preload=("checkpoints/parts.safetensors",), roots=roots, threads=1))
         made.start(lambda phase, done: None)
     return made
 

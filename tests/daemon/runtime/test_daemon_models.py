@@ -40,7 +40,19 @@ class Daemon:
             environ["LUNA_MODELS"] = str(roots)
         self.home = home
         self.log = home / "start.log"
-        command = [sys.executable, str(SERVER), "--device", "cpu", "--port", "0", "--name", "real", *arguments]
+        command = [
+            sys.executable,
+            str(SERVER),
+            "--device",
+            "cpu",
+            "--port",
+            "0",
+            "--threads",
+            "1",
+            "--name",
+            "real",
+            *arguments,
+        ]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environ, cwd=home)
 

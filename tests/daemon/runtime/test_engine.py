@@ -54,7 +54,7 @@ def code_of(call: Callable[..., Any], *arguments: Any) -> str:
 
 
 def fresh(roots: dict[str, Path], **more: Any) -> Engine:
-    made = Engine(EngineOptions(device="cpu", roots=roots, threads=2, **more))
+    made = Engine(EngineOptions(device="cpu", roots=roots, threads=1, **more))
     made.start(lambda phase, done: None)
     return made
 
