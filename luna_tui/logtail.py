@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ class LogLine:
 
 
 class LogTail:
-    """Reads what is new in a file each time `read` is called. Not thread-safe: one reader, one thread."""
+    """Reads what is new in a file each time `read` is called. Another thread may `close` it at any time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,22 +38,34 @@ class LogTail:
         self._identity: tuple[int, int] | None = None
         self._rest = b""
         self.missing = False
+        self._guard = threading.Lock()
+        self._is_closed = False
 
     def read(self) -> list[LogLine]:
-        """Return complete new lines; an empty list if there are none or the file is not there."""
+        """Return complete new lines; an empty list if there are none, the file is not there, or it was closed."""
+        with self._guard:
+            raw = [] if self._is_closed else self._read_new()
+        return [parse_line(line) for line in raw if line.strip()]
+
+    def _read_new(self) -> list[bytes]:
         raw: list[bytes] = []
         if self._file is None and not self._open(first=True):
-            return []
+            return raw
         raw += self._drain()
         if self._rotated():
             raw += [self._rest] if self._rest else []
-            self.close()
+            self._let_go()
             if self._open(first=False):
                 raw += self._drain()
-        return [parse_line(line) for line in raw if line.strip()]
+        return raw
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of the file for good."""
+        with self._guard:
+            self._is_closed = True
+            self._let_go()
+
+    def _let_go(self) -> None:
         if self._file is not None:
             self._file.close()
         self._file, self._rest = None, b""

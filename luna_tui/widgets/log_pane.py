@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
 
 _POLL_S = 0.2
+_QUIET_TICKS = 2  # left out after a reading that found nothing
 
 
 class LogPane(Pane):
@@ -34,6 +35,7 @@ class LogPane(Pane):
         self._tail: LogTail | None = None
         self._name = ""
         self._reading = False
+        self._ticks_to_skip = 0
 
     def compose(self) -> ComposeResult:
         """Yield the view."""
@@ -41,19 +43,19 @@ class LogPane(Pane):
 
     def on_mount(self) -> None:
         """Poll the file while the screen is shown."""
-        self.set_interval(_POLL_S, self._poll)
+        self.set_interval(_POLL_S, self._tick)
 
     def on_unmount(self) -> None:
         """Let go of the file."""
         tail, self._tail = self._tail, None
-        if tail is not None and not self._reading:
+        if tail is not None:
             tail.close()
 
     def follow_file(self, name: str, path: str | None) -> None:
         """Follow another file; the same one goes on as it is."""
-        if self._tail is not None and path == str(self._tail.path) and name == self._name:
+        if name == self._name and path == (str(self._tail.path) if self._tail is not None else None):
             return
-        if self._tail is not None and not self._reading:
+        if self._tail is not None:
             self._tail.close()
         self._name = name
         self._tail = LogTail(Path(path)) if path else None
@@ -62,6 +64,12 @@ class LogPane(Pane):
         self.view.clear()
         self._retitle()
         self._poll()
+
+    def _tick(self) -> None:
+        if self._ticks_to_skip:
+            self._ticks_to_skip -= 1
+        else:
+            self._poll()
 
     def _poll(self) -> None:
         if self._tail is None or self._reading or not self.screen.is_current:
@@ -74,18 +82,17 @@ class LogPane(Pane):
         try:
             lines = tail.read()
         except OSError as error:
+            tail.close()  # said once, not five times a second
             lines = [LogLine(f"cannot read the log: {error}", None, "error")]
-        if tail is not self._tail:  # another file is followed by now, or the screen is gone
-            tail.close()
         self.post_message(self.Lines(tail, lines))
 
     def on_log_pane_lines(self, message: LogPane.Lines) -> None:
         """Show what was read, unless another file is followed by now."""
         message.stop()
         if message.tail is not self._tail:
-            message.tail.close()
             return
         self._reading = False
+        self._ticks_to_skip = 0 if message.lines else _QUIET_TICKS
         self.view.append(message.lines)
         if message.tail.missing and not self.view.lines:
             self.view.empty = f"no log at {message.tail.path}"
