@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.segment import Segment
+from rich.style import Style
 from textual.binding import Binding
 from textual.geometry import Region, Size
 from textual.message import Message
@@ -20,7 +21,6 @@ from luna_tui.widgets.rows import Cell, Column, Row, fitting, sort_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.style import Style
     from textual import events
     from textual.binding import BindingType
 
@@ -243,9 +243,8 @@ class ListTable(ScrollView, can_focus=True):
         base = self.rich_style
         back: Style | None = None
         if is_cursor:
-            back = self.get_component_rich_style(
-                "list--cursor" if self.has_focus else "list--cursor-blurred", partial=True
-            )
+            look = self.get_component_rich_style("list--cursor" if self.has_focus else "list--cursor-blurred")
+            back = Style(bgcolor=look.bgcolor, bold=look.bold, reverse=look.reverse)
         sign = self._cursor_sign if is_cursor else ("*" if row.key in self.marks else " ")
         edge = self.get_component_rich_style("list--mark" if row.key in self.marks else "list--accent")
         segments = [Segment(sign + " ", _over(edge, back))]

@@ -19,7 +19,7 @@ class Tick(Widget, can_focus=True):
 
     DEFAULT_CSS = """
     Tick { width: auto; height: 1; }
-    Tick:focus { background: $block-cursor-background; text-style: bold; }
+    Tick:focus { background: $primary 25%; text-style: bold; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [Binding("space,enter", "turn", "turn", show=False)]
 
