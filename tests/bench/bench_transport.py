@@ -203,7 +203,8 @@ def main() -> None:
                 table = "\n".join([*pings(port, Path(one)), "", *tensors(port, Path(other))])
     note = (
         "A ping here is a full request: header checked field by field on both sides, queue-free lane, reply decoded "
-        "into a dataclass. The raw echo is two sockets and no parsing. Tensors go there and back whole."
+        "into a dataclass. The raw echo is two sockets and no parsing. Tensors go there and back whole. "
+        f"Load average of the machine during this run: {os.getloadavg()[0]:.1f}."
     )
     publish("transport", "The wire: ping and inline tensors", table, write=write, note=note)
 
