@@ -12,6 +12,7 @@ from rich.cells import cell_len
 from luna_tui.backend.fake import FakeBackend
 from luna_tui.plain import clean, clean_log, content, fit
 from luna_tui.views import DaemonRow, DaemonsView, EventRow, EventsView, LinkRow, LinksView
+from luna_tui.widgets.table import ListTable
 
 HOSTILE = [
     "[/x]", "[red]", "]]", "a\x1b[31mred", "\x1b]0;title\x07", "\x9b31m", "line\nbreak", "tab\there", "\u202egpj.exe",
@@ -61,23 +62,40 @@ def test_log_lines_lose_colours_and_keep_the_last_state_of_a_bar(raw: str, shown
     assert clean_log(raw) == shown
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-async def test_hostile_names_are_shown_as_text_everywhere(tui: Any, name: str) -> None:
+def hostile_backend() -> FakeBackend:
+    """Return a house in which every text is hostile, one row for each kind."""
     backend = FakeBackend("normal")
-    daemon = DaemonRow(name, name, "ready", name, 19283, reason=name, pid=1, clients=(name,), backend=name)
-    backend.daemons.view = DaemonsView(0.0, daemons=(daemon,))
-    event = EventRow("1", 0.0, "error", name, name, name, name, name)
-    backend.events.snapshot = lambda: EventsView(0.0, (event,))
-    row = LinkRow(name, name, "lora", name, 1, name, name, 1, (name,), (name,))
-    backend.links.snapshot = lambda: LinksView(0.0, (name,), (row,))
-    for screen in ("overview", "events", "links"):
-        async with tui.running(backend=backend, start=screen) as pilot:
+    rows = tuple(
+        DaemonRow(name, name, "ready", name, 19283, reason=name, pid=1, clients=(name,), backend=name)
+        for name in HOSTILE
+    )
+    backend.daemons.view = DaemonsView(0.0, daemons=rows)
+    events = tuple(EventRow(name, 0.0, "error", name, name, name, name, name) for name in HOSTILE)
+    backend.events.snapshot = lambda: EventsView(0.0, events)
+    links = tuple(LinkRow(name, name, "lora", name, 1, name, name, 1, (name,), (name,)) for name in HOSTILE)
+    backend.links.snapshot = lambda: LinksView(0.0, tuple(HOSTILE), links)
+    return backend
+
+
+@pytest.mark.parametrize("screen", ["overview", "events", "links"])
+async def test_hostile_names_are_shown_as_text_everywhere(tui: Any, screen: str) -> None:
+    """In rows, details, titles, toasts, questions and the clipboard; any markup read from them would end the app."""
+    async with tui.running(backend=hostile_backend(), start=screen) as pilot:
+        for name in HOSTILE:
+            assert pilot.app.screen.query_one(ListTable).go_to(name)
+            if screen == "overview":
+                await pilot.press("x")
+                await pilot.pause()
+                assert_tame(tui.text(pilot.app))
+                await pilot.press("escape")
+            await pilot.pause()
+            assert_tame(tui.text(pilot.app))
+        for name in HOSTILE:
             pilot.app.toast(name)
-            await tui.settled(pilot)
-            drawn = tui.text(pilot.app)
-            assert "\x1b" not in drawn
-            assert "\x9b" not in drawn
-            assert "\u202e" not in drawn
-            await pilot.press("y")
-            await pilot.press("x") if screen == "overview" else None
-            await tui.settled(pilot)
+            pilot.app.copy(name)
+        await tui.settled(pilot)
+        assert_tame(tui.text(pilot.app))
+
+
+def assert_tame(drawn: str) -> None:
+    assert not {"\x1b", "\x9b", "\u202e", "\x07"} & set(drawn)
