@@ -37,8 +37,9 @@ LOADER = """
 
 
 def load(folder: Path, prelude: str = "") -> subprocess.CompletedProcess[str]:
-    """Load a pack folder in a fresh interpreter that stands in another directory."""
-    code = textwrap.dedent(prelude) + textwrap.dedent(LOADER)
+    """Load a pack folder in a fresh interpreter that stands elsewhere and does not know this repository."""
+    forget = f"import os, sys; sys.path[:] = [p for p in sys.path if os.path.realpath(p) != {str(REPO)!r}]\n"
+    code = forget + textwrap.dedent(prelude) + textwrap.dedent(LOADER)
     return subprocess.run(
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, cwd=folder.parent, check=False
     )
