@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import time
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from luna_tui.plain import content
 from luna_tui.screens.base import LunaScreen
 from luna_tui.screens.weights_rows import JOB_COLUMNS, SOURCE_COLUMNS, detail, job_row, source_row
+from luna_tui.views import EventRow
 from luna_tui.widgets.chrome import Pane
 from luna_tui.widgets.table import ListTable
 from luna_tui.wording import count, size
@@ -61,6 +63,11 @@ class WeightsScreen(LunaScreen):
 
     def show(self, snapshot: WeightsView) -> None:
         """Update both lists in place."""
+        if self.view is not None:
+            told = {job.id for job in self.view.jobs if job.is_over}
+            for job in snapshot.jobs:
+                if job.is_over and job.id not in told:
+                    self._tell(job)
         self.view = snapshot
         sources, jobs = self.query_one("#source-list", ListTable), self.query_one("#job-list", ListTable)
         sources.empty = EMPTY.format(roots=", ".join(snapshot.roots) or "any known folder")
@@ -69,6 +76,16 @@ class WeightsScreen(LunaScreen):
         jobs.set_rows([job_row(job, self.luna.glyphs) for job in snapshot.jobs])
         self._retitle(snapshot)
         self._show_job()
+
+    def _tell(self, job: JobView) -> None:
+        """Say and record how a job ended since this screen last looked."""
+        error = job.error if job.state == "failed" else None
+        message = f"{job.name}: {job.state}" if error is None else f"{job.name}: {error.message}"
+        self.luna.toast(message, "information" if error is None else "error")
+        self.luna.record(
+            EventRow("", time.time(), "info" if error is None else "error", "weights",
+                     job.state if error is None else error.code, message, error.hint if error else None)
+        )  # fmt: skip
 
     def _retitle(self, view: WeightsView) -> None:
         variants = [variant for source in view.sources for variant in source.variants]

@@ -99,7 +99,9 @@ async def test_convert_shows_the_plan_then_runs_and_the_bar_ends_at_the_whole(tu
         await until(pilot, tui, lambda: "done" in tui.text(pilot.app))
         text = tui.text(pilot.app)
         assert "100 %" in text
-        event = backend.events.recorded[0]
+        events = backend.events.recorded
+        event = next(event for event in events if event.source == "you")
+        await until(pilot, tui, lambda: [event.code for event in events if event.source == "weights"] == ["done"])
         assert event.command == f"luna weights convert {source} --to gguf_Q8_0"
     target = folder / "unet" / "optimized" / "tiny_Q8_0.gguf"
     assert gguf.GGUFReader(target).fields["general.architecture"].contents() == "sdxl"
