@@ -13,7 +13,7 @@ from luna_daemon.runtime import autoencoder, clip_text, conditioning
 from luna_daemon.runtime.backend import NamedTensor, Place
 from luna_daemon.runtime.conditioning import FAMILIES
 from luna_daemon.runtime.memory import storage_bytes
-from luna_daemon.runtime.parts import COMFY_HINT, require_complete
+from luna_daemon.runtime.parts import SUPPORT_HINT, require_complete
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class NativeBackend:
                 "model-unsupported",
                 f"the native backend has no {family} {'text encoding' if text_roles else 'VAE'}; "
                 f"it has {', '.join(known)}",
-                COMFY_HINT,
+                SUPPORT_HINT,
             )
         if text_roles:
             needed = FAMILIES[family].shapes

@@ -87,8 +87,7 @@ def encode(
         check: raises on cancel or deadline; called before each pass.
 
     Raises:
-        DaemonError: ``token-invalid`` for a role the family lacks or rows that no encoder can read, ``value-range``
-            for a layer that does not exist.
+        DaemonError: ``token-invalid`` for a role the family lacks, ``request-invalid`` for a layer that does not exist.
     """
     for item in items:
         _require_roles(family, item)
@@ -201,7 +200,7 @@ def _block(layer: int | None, family: TextFamily, shape: ClipShape) -> int | Non
         layer = family.layer
     if layer == shape.layers:
         raise DaemonError(
-            "value-range",
+            "request-invalid",
             f"layer {layer} does not exist: counted from the front, the last is {shape.layers - 1}",
             "use -1 for the last layer",
         )

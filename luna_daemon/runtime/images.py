@@ -87,10 +87,10 @@ def require_tile(tile: Tile) -> None:
     """Check that tiles overlap less than half of themselves; the half-wide passes could not advance otherwise.
 
     Raises:
-        DaemonError: ``value-range``; ``model-unsupported`` for tiles along time.
+        DaemonError: ``value-range``.
     """
     if tile.t is not None and tile.t > 1:
-        raise DaemonError("model-unsupported", "this VAE is for images and has no tiles along time", None)
+        raise DaemonError("value-range", "this VAE is for images and has no tiles along time", "leave t out")
     most = min(tile.x, tile.y) // 2
     if tile.overlap >= most:
         raise DaemonError(

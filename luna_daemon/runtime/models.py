@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from luna_daemon.runtime.contents import content_of
 from luna_daemon.runtime.files import Stamp
-from luna_daemon.runtime.parts import KINDS, OpenFile
+from luna_daemon.runtime.parts import KINDS, SUPPORT_HINT, OpenFile
 from luna_daemon.status_messages import PartStatus, SetStatus
 from luna_engine.errors import DaemonError
 
@@ -144,7 +144,7 @@ class ModelStore:
             raise DaemonError(
                 "model-unsupported",
                 f"the {self.backend.name} backend has no part {wanted.role!r}; it has {', '.join(KINDS)}",
-                "a daemon with --backend comfy reads it",
+                SUPPORT_HINT,
             )
         if wanted.path is None:
             return self._by_content(wanted, stack)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from luna_engine.weights.containers.records import Header
 
 CONVERT_HINT = "convert it first: luna weights convert FILE --to fp16"
-COMFY_HINT = "a daemon with --backend comfy reads it"
+SUPPORT_HINT = "daemons serve fp16, bf16 and fp32 models of sd15 and sdxl; keep other models in ComfyUI itself"
 COPY_HINT = "copy or download the file again"
 TORCH_DTYPES: Mapping[str, str] = {
     "F64": "float64",
@@ -204,7 +204,7 @@ class OpenFile:
         head = self._file.read(8)
         if head.startswith(b"GGUF"):
             raise DaemonError(
-                "model-unsupported", f"{self.source} is GGUF; the native backend reads safetensors", COMFY_HINT
+                "model-unsupported", f"{self.source} is GGUF; the native backend reads safetensors", SUPPORT_HINT
             )
         if head.startswith(_PICKLES):
             raise DaemonError(
@@ -303,7 +303,7 @@ def _require_floats(part: Part, stored: Mapping[str, str]) -> None:
         return
     what = f"{odd} is {part.entries[odd].dtype}" if odd is not None else f"it holds {scaled}"
     raise DaemonError(
-        "model-unsupported", f"{part.source} is quantised ({what}); the native backend reads floats", COMFY_HINT
+        "model-unsupported", f"{part.source} is quantised ({what}); the native backend reads floats", SUPPORT_HINT
     )
 
 

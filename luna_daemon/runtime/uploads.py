@@ -87,8 +87,8 @@ class UploadStore:
         """Check an upload and keep it under its content hash.
 
         Raises:
-            DaemonError: ``tensor-invalid`` if bytes are missing or the hash is another, ``file-damaged`` if it is no
-                safetensors file, ``wrong-type`` if it holds no part known here. The upload is dropped.
+            DaemonError: ``tensor-invalid`` if bytes are missing, the hash is another or it holds no part known here,
+                ``file-damaged`` if it is no safetensors file. The upload is dropped.
         """
         entry = self._entry(upload)
         del self._running[upload]
@@ -163,7 +163,7 @@ def _read_part(data: bytes) -> Part:
         if part is not None:
             return part
     raise DaemonError(
-        "wrong-type",
+        "tensor-invalid",
         f"{SOURCE} is neither of: {', '.join(kind.label for kind in KINDS.values())}",
         "send one part in its standalone layout",
     )

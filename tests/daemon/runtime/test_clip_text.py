@@ -112,7 +112,7 @@ def test_a_layer_beyond_the_encoder_is_the_familys_default(encoder: ClipTextEnco
 def test_the_layer_after_the_last_is_refused(encoder: ClipTextEncoder) -> None:
     with pytest.raises(DaemonError) as caught:
         encode(encoder, item(row(320), layer=3))
-    assert caught.value.code == "value-range"
+    assert caught.value.code == "request-invalid"
 
 
 def test_weights_pull_from_the_empty_prompts_state_and_leave_the_pooled_state(encoder: ClipTextEncoder) -> None:

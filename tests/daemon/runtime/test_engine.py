@@ -31,6 +31,7 @@ from luna_daemon.encode_messages import (
 from luna_daemon.engine_seam import EngineOptions
 from luna_daemon.frames import WireTensor
 from luna_daemon.model_messages import DescribeModel, Expect, ListModels, Loaded, LoadModel, Part, PutModel, UnloadModel
+from luna_daemon.protocol import COMMANDS
 from luna_daemon.runtime.engine import Engine
 from luna_daemon.tensors import from_torch, to_torch
 from luna_engine.errors import DaemonError
@@ -90,6 +91,30 @@ def test_importing_the_engine_loads_no_tensor_library() -> None:
     code = "import sys, luna_daemon.runtime.engine; print(sorted({'torch','numpy','transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.strip() == "[]"
+
+
+def test_a_damaged_embedding_is_named_and_not_left_out(tmp_path: Path, roots: dict[str, Path]) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"no model at all")
+    made = fresh({**roots, "embeddings": tmp_path})
+    load(made, CLIP)
+    with pytest.raises(DaemonError, match="embedding broken") as caught:
+        encode_text(made, TextItem("a embedding:broken"))
+    assert caught.value.code == "embedding-missing"
+
+
+def test_every_error_of_the_engine_is_in_the_protocols_table() -> None:
+    """The codes that the tests here provoke are those that a client is told to expect."""
+    expected = {
+        "encode_tokens": {"token-invalid", "tensor-invalid", "request-invalid", "lora-missing", "model-unsupported"},
+        "encode_text": {"embedding-missing", "tokenizer-missing", "request-invalid", "model-unsupported"},
+        "vae_encode": {"image-shape", "value-range", "component-missing"},
+        "vae_decode": {"latent-mismatch", "value-range", "component-missing", "model-unsupported"},
+        "load_model": {"wrong-type", "file-damaged", "path-outside", "component-missing", "precision-unsupported"},
+        "put_model": {"payload-too-large", "file-damaged", "tensor-invalid", "request-invalid", "daemon-busy"},
+        "unload_model": {"model-in-use", "model-missing"},
+    }
+    for command, codes in expected.items():
+        assert codes <= COMMANDS[command].all_errors, command
 
 
 def test_status_names_device_backend_and_what_is_loaded(engine: Engine) -> None:
@@ -154,7 +179,7 @@ def test_embeddings_are_used_and_missing_ones_reported(engine: Engine, model_roo
         ([49406, -1], {"vectors": torch.full((1, 768), float("inf"))}, "token-invalid"),
         ([49406, 49407], {"role": "g"}, "token-invalid"),
         ([49406, 49407], {"set": "sdxl"}, "model-missing"),
-        ([49406, 49407], {"layer": 12}, "value-range"),
+        ([49406, 49407], {"layer": 12}, "request-invalid"),
         ([49406, 49407], {"loras": (LoraUse("0" * 64, 1.0),)}, "lora-missing"),
         ([49406, 49407], {"aux": {"x": 1}}, "model-unsupported"),
     ],

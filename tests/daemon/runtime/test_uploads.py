@@ -73,7 +73,7 @@ def test_another_hash_or_missing_bytes_drop_the_upload(vae: tuple[str, bytes]) -
 def test_what_is_no_model_or_no_part_is_refused() -> None:
     store = UploadStore()
     assert code_of(store.commit, send(store, "0" * 64, b"x" * 100), never) == "file-damaged"
-    assert code_of(store.commit, send(store, "0" * 64, save({"a": torch.zeros(3)})), never) == "wrong-type"
+    assert code_of(store.commit, send(store, "0" * 64, save({"a": torch.zeros(3)})), never) == "tensor-invalid"
 
 
 def test_chunks_come_in_order_and_within_the_announced_size() -> None:
