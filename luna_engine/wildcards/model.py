@@ -105,6 +105,9 @@ class Content:
     is_stale: bool = False
 
 
+NOTHING = Content(None)
+
+
 class Document:
     """One file. ``path`` is relative to its root with ``/``; ``address`` has no suffix.
 
@@ -125,20 +128,22 @@ class Document:
         self.kind = kind
         self.address = path[: len(path) - len(kind.value)]
         self.paths: PathIndex | None = None
-        self._read = read
+        self._read: Callable[[Document], Content] | None = read
         self._content: Content | None = None
 
     @property
     def content(self) -> Content:
         """The file's content, read when first asked for."""
-        if self._content is None:
-            self._content = self._read(self)
-        return self._content
+        read = self._read
+        if read is not None:
+            self._content = read(self)
+            self._read = None  # the reader holds the version before; kept, each reload would keep all before it
+        return self._content or NOTHING
 
     @property
     def is_read(self) -> bool:
         """Tell whether the content is in memory."""
-        return self._content is not None
+        return self._read is None
 
     @property
     def top(self) -> Place | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from luna_engine.errors import InputFileError
 from luna_engine.wildcards import Change, Severity, WildcardLibrary
 from luna_engine.wildcards.build import build
-from luna_engine.wildcards.model import Content, Document, Kind
+from luna_engine.wildcards.model import Content, Document, Item, Kind
 from luna_engine.wildcards.tree_events import read_yaml
 from luna_engine.wildcards.watching import Watch
 
@@ -267,6 +269,19 @@ def test_a_broken_save_keeps_the_last_good_version(folder: Path) -> None:
     assert library.refresh()
     assert "unknown-ref" in [found.code for found in library.expand("{weather:sky.calm}").diagnostics]
     assert not library.refresh()
+
+
+def test_reloads_let_go_of_old_versions(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    library = load(tmp_path, a__yaml="x: [old]\n")
+    old = weakref.ref(library.snapshot)
+    for number in range(5):
+        path.write_text(f"x: [version {number}]\n", "utf-8")
+        library.refresh()
+    gc.collect()
+    assert old() is None
+    items = [found.text for found in gc.get_objects() if isinstance(found, Item) and found.text.startswith("version ")]
+    assert items == ["version 4"]
 
 
 def test_an_edit_of_equal_size_and_time_is_seen(folder: Path) -> None:
