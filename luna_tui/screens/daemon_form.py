@@ -30,7 +30,6 @@ _TYPES = (("full: text encoders and VAE", "full"), ("clip: text encoders", "clip
 _PRECISIONS = tuple((name, name) for name in ("auto", "fp16", "bf16", "fp32"))
 _NONE = "none"
 _READING = "reading"
-_CHECK_AFTER_S = 0.25
 # field -> label; a problem names one of these
 _LABELS = {
     "name": "Name",
@@ -78,6 +77,9 @@ class DaemonForm(ModalScreen[str | None]):
         self._choices = FormChoices()
         self._draft = DaemonDraft("", editing=editing)
         self._is_ready = False
+        self._is_checking = False
+        self._is_stale = False
+        self._wants_save = False
 
     @property
     def luna(self) -> LunaApp:
@@ -205,13 +207,19 @@ class DaemonForm(ModalScreen[str | None]):
         self._check()
 
     def _check(self, *, save: bool = False) -> None:
+        """Check what the form holds now; one check at a time, so that an old answer never covers a newer one."""
+        self._wants_save = self._wants_save or save
         if not self._is_ready:
             return
-        draft = self.draft()
+        if self._is_checking:
+            self._is_stale = True
+            return
+        self._is_checking, self._is_stale = True, False
+        draft, save = self.draft(), self._wants_save
+        self._wants_save = False
         self.run_worker(
-            lambda: self._check_in_thread(draft, save=save), thread=True, group="form", exclusive=True,
-            exit_on_error=False, name="form check",
-        )  # fmt: skip
+            lambda: self._check_in_thread(draft, save=save), thread=True, exit_on_error=False, name="form check"
+        )
 
     def _check_in_thread(self, draft: DaemonDraft, *, save: bool) -> None:
         daemons = self.luna.backend.daemons
@@ -226,6 +234,10 @@ class DaemonForm(ModalScreen[str | None]):
 
     def on_daemon_form_checked(self, message: DaemonForm.Checked) -> None:
         """Show mistakes beside their fields; leave when saved."""
+        self._is_checking = False
+        if self._is_stale and message.saved is None:
+            self._check(save=message.wants_save)
+            return
         found = {problem.field: problem.message for problem in reversed(message.problems)}
         for field in _LABELS:
             line = self.query_one(f"#problem-{field}", Static)

@@ -31,7 +31,7 @@ class LogPane(Pane):
 
     def __init__(self, *, id: str, classes: str = "") -> None:  # noqa: A002 - Textual's word
         super().__init__(title="log", id=id, classes=classes)
-        self.view = LogView(id=f"{id}-view", empty="no log yet")
+        self.view = LogView(id=f"{id}-view")
         self._tail: LogTail | None = None
         self._name = ""
         self._reading = False
