@@ -84,6 +84,9 @@ class Wildcards(Protocol):
     def lint(self) -> tuple[Diagnostic, ...]:
         """Return every problem of the library."""
 
+    def root_of(self, name: str) -> int | None:
+        """Return the number of the root that holds a file, None if it is gone. Must not block."""
+
     def open(self, root: int, name: str) -> OpenFile:
         """Read a file for editing."""
 
@@ -149,6 +152,10 @@ class LocalWildcards:
     def lint(self) -> tuple[Diagnostic, ...]:
         """Return every problem of the library."""
         return tuple(self.library.lint())
+
+    def root_of(self, name: str) -> int | None:
+        """Return the number of the root that holds a file, None if it is gone."""
+        return min((root for root, path in self.library.snapshot.entries if path == name), default=None)
 
     def open(self, root: int, name: str) -> OpenFile:
         """Read a file for editing.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.timer import Timer
 
-    from luna_engine.wildcards import Change, Diagnostic, TreeNode
+    from luna_engine.wildcards import Change, Diagnostic
     from luna_tui.backend.wildcards import LibraryView, OpenFile, PreviewView, Wildcards
 
 TYPING_PAUSE_S = 0.060
@@ -227,15 +227,11 @@ class WildcardsScreen(LunaScreen):
         problem = next((problem for problem in self.problems if problem_key(problem) == key), None)
         if problem is None or problem.file is None:
             return
-        root = next((node.root for node in self._files() if node.file == problem.file), None)
+        root = self.port.root_of(problem.file)
         if root is None:
-            self.luna.toast(f"{problem.file} is not in the tree", "warning")
+            self.luna.toast(f"{problem.file} is no longer there", "warning")
         else:
             self.open_file(root, problem.file, problem.line or 1, problem.column or 1)
-
-    def _files(self) -> list[TreeNode]:
-        nodes = self.view.nodes if self.view else ()
-        return [node for top in nodes for node in top.walk() if node.kind == "file"]
 
     # -- the editor
 
