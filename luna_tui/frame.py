@@ -69,9 +69,7 @@ def _set(context: click.Context, parameter: click.Parameter, value: Any) -> None
 def global_options(command: Callable[P, T]) -> Callable[P, T]:
     """Add the options that may stand before or behind any verb."""
     options = [
-        click.option(
-            "--json", "json_", is_flag=True, expose_value=False, callback=_set, help="JSON on stdout."
-        ),
+        click.option("--json", "json_", is_flag=True, expose_value=False, callback=_set, help="JSON on stdout."),
         click.option(
             "--progress",
             type=click.Choice(["auto", "rich", "plain", "json", "none"]),
