@@ -280,7 +280,7 @@ def test_reloads_let_go_of_old_versions(tmp_path: Path) -> None:
         library.refresh()
     gc.collect()
     assert old() is None
-    items = [found.text for found in gc.get_objects() if isinstance(found, Item) and found.text.startswith("version ")]
+    items = [found.text for found in gc.get_objects() if type(found) is Item and found.text.startswith("version ")]
     assert items == ["version 4"]
 
 
