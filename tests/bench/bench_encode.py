@@ -154,7 +154,10 @@ def main() -> None:
         lines.append(row("the engine in this process, no daemon", in_process(given.rounds, model, folder)))
     titles = ("one CLIP-L prompt, fp32, CPU", "model, ms", "beyond it p50, ms", "p95, ms", "p50 / model")
     head = f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}"
-    note = "Bar: at most 1.5 ms and 1 % at p50. The prompt is weighted: two rows of 77 in one batch."
+    note = (
+        "Bar: at most 1.5 ms and 1 % at p50. The prompt is weighted: two rows of 77 in one batch. "
+        f"Load average of the machine during the run: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores."
+    )
     publish("encode", "One prompt through the daemon", "\n".join([head, *lines]), write=given.write, note=note)
 
 
