@@ -1,4 +1,4 @@
-"""The SD and SDXL autoencoder (Rombach et al. 2022, the CompVis layout), with the names that files carry.
+"""The image autoencoders of SD, SDXL, SD3 and Flux (Rombach et al. 2022, the CompVis layout), as files name them.
 
 Written out in torch instead of taken from diffusers: installing diffusers into a ComfyUI whose transformers is 4.x
 pulls huggingface_hub past what that transformers accepts, and ComfyUI no longer starts. Tests hold it to diffusers.
@@ -9,6 +9,7 @@ Cropping and channel rules are the caller's (``images.py``).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,10 +25,28 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import Tile
 
 FACTOR = 8
-CHANNELS = 4
 _WIDTHS = (128, 256, 512, 512)
 _BLOCKS = 2
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+@dataclass(frozen=True, slots=True)
+class VaeLayout:
+    """What differs between the image VAEs.
+
+    Attributes:
+        channels: of the latent.
+        has_quant_convs: whether convolutions of size 1 stand between encoder, latent and decoder.
+    """
+
+    channels: int
+    has_quant_convs: bool
+
+
+SD = VaeLayout(channels=4, has_quant_convs=True)
+"""SD 1.x, SD 2.x and SDXL."""
+SD3 = VaeLayout(channels=16, has_quant_convs=False)
+"""SD3, Flux and Z-Image."""
 
 
 def _norm(width: int) -> nn.GroupNorm:
@@ -135,7 +154,7 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """Pixels to the moments of the posterior."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(3, _WIDTHS[0], 3, padding=1)
         inside = (_WIDTHS[0], *_WIDTHS[:-1])
@@ -146,10 +165,10 @@ class Encoder(nn.Module):
         )
         self.mid = Middle(_WIDTHS[-1])
         self.norm_out = _norm(_WIDTHS[-1])
-        self.conv_out = nn.Conv2d(_WIDTHS[-1], 2 * CHANNELS, 3, padding=1)
+        self.conv_out = nn.Conv2d(_WIDTHS[-1], 2 * channels, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map [B, 3, 8h, 8w] to [B, 8, h, w]."""
+        """Map [B, 3, 8h, 8w] to [B, 2 · channels, h, w]."""
         x = self.conv_in(x)
         for level in self.down:
             x = level(x)
@@ -160,9 +179,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent to pixels. Levels are numbered from the full resolution downwards and run from the last to the first."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv_in = nn.Conv2d(CHANNELS, _WIDTHS[-1], 3, padding=1)
+        self.conv_in = nn.Conv2d(channels, _WIDTHS[-1], 3, padding=1)
         self.mid = Middle(_WIDTHS[-1])
         inside = (*_WIDTHS[1:], _WIDTHS[-1])
         self.up = nn.ModuleList(
@@ -173,7 +192,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(_WIDTHS[0], 3, 3, padding=1)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        """Map [B, 4, h, w] to [B, 3, 8h, 8w]."""
+        """Map [B, channels, h, w] to [B, 3, 8h, 8w]."""
         x = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             x = level(x)
@@ -182,18 +201,21 @@ class Decoder(nn.Module):
 
 
 class AutoencoderModule(nn.Module):
-    """Encoder, decoder and the convolutions of size 1 between them and the latent."""
+    """Encoder, decoder and, where the layout has them, the convolutions of size 1 between them and the latent."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: VaeLayout) -> None:
         super().__init__()
-        self.encoder = Encoder()
-        self.decoder = Decoder()
-        self.quant_conv = nn.Conv2d(2 * CHANNELS, 2 * CHANNELS, 1)
-        self.post_quant_conv = nn.Conv2d(CHANNELS, CHANNELS, 1)
+        channels = layout.channels
+        self.channels = channels
+        self.encoder = Encoder(channels)
+        self.decoder = Decoder(channels)
+        has_them = layout.has_quant_convs
+        self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1) if has_them else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(channels, channels, 1) if has_them else nn.Identity()
 
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Return the mean of the posterior: the first half of the moments."""
-        mean: torch.Tensor = self.quant_conv(self.encoder(pixels))[:, :CHANNELS]
+        mean: torch.Tensor = self.quant_conv(self.encoder(pixels))[:, : self.channels]
         return mean
 
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
@@ -202,42 +224,46 @@ class AutoencoderModule(nn.Module):
         return pixels
 
 
-def expected_shapes() -> dict[str, tuple[int, ...]]:
+def expected_shapes(layout: VaeLayout) -> dict[str, tuple[int, ...]]:
     """Return name → shape of every weight."""
-    return {name: tuple(tensor.shape) for name, tensor in _empty_module().state_dict().items()}
+    return {name: tuple(tensor.shape) for name, tensor in _empty_module(layout).state_dict().items()}
 
 
-def _empty_module() -> AutoencoderModule:
+def _empty_module(layout: VaeLayout) -> AutoencoderModule:
     """Build the module on the meta device: no memory, no random numbers."""
     with torch.device("meta"):
-        return AutoencoderModule()
+        return AutoencoderModule(layout)
 
 
 class Autoencoder:
     """A VAE with its weights.
 
     Args:
+        layout: which of the VAEs it is.
         tensors: original names (``encoder.conv_in.weight``, ``quant_conv.bias``, …) → tensors of any float type.
             Attention weights may be stored as linear layers, without the axes of size 1.
         dtype: what it computes in.
         device: where it runs.
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, layout: VaeLayout, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.layout = layout
         self.dtype = dtype
         self.device = device
-        self._module = _empty_module()
-        weights = {name: tensors[name].to(dtype).reshape(shape) for name, shape in expected_shapes().items()}
+        self._module = _empty_module(layout)
+        weights = {name: tensors[name].to(dtype).reshape(shape) for name, shape in expected_shapes(layout).items()}
         self._module.load_state_dict(weights, strict=True, assign=True)
         self._module.requires_grad_(requires_grad=False).eval().to(device)
 
     @property
     def facts(self) -> VaeFacts:
         """Shape rules."""
-        return VaeFacts(latent_channels=CHANNELS, spatial=FACTOR, dtype=_PRECISIONS[self.dtype])
+        return VaeFacts(latent_channels=self.layout.channels, spatial=FACTOR, dtype=_PRECISIONS[self.dtype])
 
     def encode(self, pixels: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
-        """Encode [B, H, W, 3] in 0..1 to the posterior's mean [B, 4, H/8, W/8], fp32 on the CPU; tiles in pixels."""
+        """Encode [B, H, W, 3] in 0..1 to the posterior's mean [B, C, H/8, W/8], fp32 on the CPU; tiles in pixels."""
 
         def run(x: torch.Tensor) -> torch.Tensor:
             check()
@@ -251,7 +277,7 @@ class Autoencoder:
         return torch.cat(latents)
 
     def decode(self, latent: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
-        """Decode [B, 4, h, w] to [B, 8h, 8w, 3] in 0..1, fp32 on the CPU; tiles in latent units."""
+        """Decode [B, C, h, w] to [B, 8h, 8w, 3] in 0..1, fp32 on the CPU; tiles in latent units."""
 
         def run(z: torch.Tensor) -> torch.Tensor:
             check()

@@ -1,6 +1,6 @@
-"""The native backend: CLIP-L and CLIP-G text encoding and the 4-channel VAE, without a ComfyUI checkout.
+"""The native backend: text encoders and image VAEs without a ComfyUI checkout.
 
-Families: sd15 and sdxl, text and VAE. Anything else is refused by name, never approximated.
+Families: sd15 and sdxl, text and VAE; sd3, flux and z-image, VAE. Anything else is refused by name, never approximated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ if TYPE_CHECKING:
     from luna_daemon.runtime.parts import Part
 
 TEXT_FAMILIES = ("sd15", "sdxl")
-VAE_FAMILIES = ("sd15", "sdxl")
+VAE_FAMILIES: Mapping[str, autoencoder.VaeLayout] = {
+    "sd15": autoencoder.SD,
+    "sdxl": autoencoder.SD,
+    "sd3": autoencoder.SD3,
+    "flux": autoencoder.SD3,
+    "z-image": autoencoder.SD3,
+}
 DTYPES: Mapping[str, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -147,7 +153,7 @@ class NativeBackend:
         text_roles = [role for role in parts if role != "vae"]
         self._require_family(family, text_roles)
         encoders = {role: self._text_encoder(FAMILIES[family].shapes[role], parts[role], check) for role in text_roles}
-        vae = self._autoencoder(parts["vae"], DTYPES[precision], check) if "vae" in parts else None
+        vae = self._autoencoder(family, parts["vae"], DTYPES[precision], check) if "vae" in parts else None
         return NativeSet(family, encoders, vae, self._device)
 
     def usable_roles(self, family: str, roles: Sequence[str]) -> list[str]:
@@ -201,9 +207,18 @@ class NativeBackend:
         require_complete(part, clip_text.expected_shapes(shape))
         return clip_text.ClipTextEncoder(shape, _read(part, check), self._device)
 
-    def _autoencoder(self, part: Part, dtype: torch.dtype, check: Callable[[], None]) -> autoencoder.Autoencoder:
-        require_complete(part, autoencoder.expected_shapes())
-        return autoencoder.Autoencoder(_read(part, check), dtype, self._device)
+    def _autoencoder(
+        self, family: str, part: Part, dtype: torch.dtype, check: Callable[[], None]
+    ) -> autoencoder.Autoencoder:
+        layout = VAE_FAMILIES[family]
+        if part.latent_channels != layout.channels:
+            raise DaemonError(
+                "wrong-type",
+                f"{part.source} has a VAE of {part.latent_channels} channels; {family} takes one of {layout.channels}",
+                "give a file of the family that was asked for",
+            )
+        require_complete(part, autoencoder.expected_shapes(layout))
+        return autoencoder.Autoencoder(layout, _read(part, check), dtype, self._device)
 
 
 def _read(part: Part, check: Callable[[], None]) -> dict[str, torch.Tensor]:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from luna_daemon.runtime.parts import Part
     from luna_daemon.runtime.uploads import UploadStore
 
+_SD3_CHANNELS = 16
+
 
 @dataclass(frozen=True, slots=True)
 class WantedPart:
@@ -277,11 +279,17 @@ def set_id(family: str, contents: Mapping[str, str], precision: str, backend: st
 def guess_family(parts: Mapping[str, Part]) -> str:
     """Return the family of parts given without one.
 
-    CLIP-L with CLIP-G, or anything out of an SDXL checkpoint, is sdxl; CLIP-L alone is sd15's encoder. A 4-channel VAE
-    alone counts as sd15's: the two families' are built alike, and the numbers do not depend on the name.
+    CLIP-L with CLIP-G, or anything out of an SDXL checkpoint, is sdxl; CLIP-L alone is sd15's encoder. A VAE alone
+    counts as sd15's if it has 4 channels and as flux's if it has 16: the families that share a number of channels
+    build it alike, and what it computes does not depend on the name.
     """
-    deciding = [part for role, part in parts.items() if role != "vae"] or list(parts.values())
-    return "sdxl" if "g" in parts or any(part.is_of_sdxl for part in deciding) else "sd15"
+    text = [part for role, part in parts.items() if role != "vae"]
+    if not text:
+        (vae,) = parts.values()
+        if vae.latent_channels == _SD3_CHANNELS:
+            return "flux"
+        return "sdxl" if vae.is_of_sdxl else "sd15"
+    return "sdxl" if "g" in parts or any(part.is_of_sdxl for part in text) else "sd15"
 
 
 def _require_single_roles(wanted: Sequence[WantedPart]) -> None:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from luna_engine.weights.containers.records import Header
 
 CONVERT_HINT = "convert it first: luna weights convert FILE --to fp16"
-SUPPORT_HINT = "daemons serve fp16, bf16 and fp32 models of sd15 and sdxl; keep other models in ComfyUI itself"
+SUPPORT_HINT = (
+    "daemons serve fp16, bf16 and fp32 text encoders of sd15 and sdxl and image VAEs of 4 or 16 channels; "
+    "keep other models in ComfyUI itself"
+)
 COPY_HINT = "copy or download the file again"
 TORCH_DTYPES: Mapping[str, str] = {
     "F64": "float64",
@@ -93,9 +96,9 @@ CLIP_G = PartKind(
 )
 VAE = PartKind(
     "vae",
-    "an SD or SDXL VAE",
+    "an image VAE of 4 or 16 channels",
     "decoder.conv_in.weight",
-    ((512, 4, 3, 3),),
+    ((512, 4, 3, 3), (512, 16, 3, 3)),
     ("first_stage_model.", "vae.", ""),
 )
 KINDS: Mapping[str, PartKind] = {kind.role: kind for kind in (CLIP_L, CLIP_G, VAE)}
@@ -141,6 +144,12 @@ class Part:
     def elements(self) -> int:
         """Number of weights."""
         return sum(math.prod(entry.shape) for entry in self.entries.values())
+
+    @property
+    def latent_channels(self) -> int | None:
+        """Channels of a VAE's latent; None for other parts."""
+        marker = self.entries.get(VAE.marker)
+        return None if marker is None else marker.shape[1]
 
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor by its standalone name."""

@@ -1,7 +1,7 @@
 """Run by ComfyUI's interpreter: what ComfyUI's own classes compute, written to one safetensors file.
 
-`python comfy_golden.py COMFYUI CHECKPOINT EMBEDDINGS OUT [--brief]`; brief is a few prompts and no images. Not a test
-module and never imported by Luna.
+`python comfy_golden.py COMFYUI CHECKPOINT EMBEDDINGS OUT [--brief]`; brief is a few prompts and no images. With
+`--vae` the file is a VAE alone and only images are computed. Not a test module and never imported by Luna.
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) 
     tensors: dict[str, torch.Tensor] = {}
     facts: dict[str, dict[str, object]] = {}
     with torch.inference_mode():
+        if "--vae" in flags:
+            import comfy.utils
+
+            _vae(sd.VAE(sd=comfy.utils.load_torch_file(checkpoint)), tensors, torch)
+            save_file(tensors, out)
+            return
         _, clip, vae, _ = sd.load_checkpoint_guess_config(
             checkpoint,
             output_vae=not brief,
@@ -100,13 +106,13 @@ def _vae(vae: Any, tensors: dict[str, Any], torch: Any) -> None:
     for height, width, count in ((64, 64, 1), (70, 93, 1), (64, 128, 3), (129, 72, 1)):
         key = f"vae@{height}x{width}x{count}"
         pixels = torch.rand((count, height, width, 3), generator=generator)
-        latent = torch.randn((count, 4, height // 8, width // 8), generator=generator)
+        latent = torch.randn((count, vae.latent_channels, height // 8, width // 8), generator=generator)
         tensors[f"{key}.pixels"], tensors[f"{key}.latent"] = pixels, latent
-        tensors[f"{key}.encoded"] = vae.encode(pixels).clone()
-        tensors[f"{key}.decoded"] = vae.decode(latent).clone()
+        tensors[f"{key}.encoded"] = vae.encode(pixels).clone().contiguous()
+        tensors[f"{key}.decoded"] = vae.decode(latent).clone().contiguous()
         if count == 3:  # two axes of different length; pixels for encoding, latent units for decoding
-            tensors[f"{key}.encoded_tiled"] = vae.encode_tiled(pixels, tile_x=48, tile_y=64, overlap=16).clone()
-            tensors[f"{key}.decoded_tiled"] = vae.decode_tiled(latent, tile_x=6, tile_y=8, overlap=2).clone()
+            tensors[f"{key}.encoded_tiled"] = vae.encode_tiled(pixels, tile_x=48, tile_y=64, overlap=16).contiguous()
+            tensors[f"{key}.decoded_tiled"] = vae.decode_tiled(latent, tile_x=6, tile_y=8, overlap=2).contiguous()
 
 
 if __name__ == "__main__":

@@ -9,44 +9,54 @@ from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
 from luna_daemon.model_messages import VaeFacts
 from luna_daemon.runtime import images
-from luna_daemon.runtime.autoencoder import Autoencoder, expected_shapes
+from luna_daemon.runtime.autoencoder import SD, SD3, Autoencoder, VaeLayout, expected_shapes
 from luna_engine.errors import DaemonError
 from luna_engine.weights.demo import vaes
 
 FACTS = VaeFacts(latent_channels=4, spatial=8, dtype="fp32")
 
 
+@pytest.fixture(scope="module", params=[SD, SD3], ids=["4-channels", "16-channels"])
+def layout(request: pytest.FixtureRequest) -> VaeLayout:
+    found: VaeLayout = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def weights() -> dict[str, torch.Tensor]:
+def weights(layout: VaeLayout) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(5)
     return {
         tensor.name: torch.randn(tensor.shape, generator=generator) * tensor.spread + tensor.mean
-        for tensor in vaes.vae(4, with_quant_convs=True)
+        for tensor in vaes.vae(layout.channels, with_quant_convs=layout.has_quant_convs)
     }
 
 
 @pytest.fixture(scope="module")
-def vae(weights: dict[str, torch.Tensor]) -> Autoencoder:
-    return Autoencoder(weights, torch.float32, torch.device("cpu"))
+def vae(layout: VaeLayout, weights: dict[str, torch.Tensor]) -> Autoencoder:
+    return Autoencoder(layout, weights, torch.float32, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def reference(weights: dict[str, torch.Tensor]) -> AutoencoderKL:
+def reference(layout: VaeLayout, weights: dict[str, torch.Tensor]) -> AutoencoderKL:
     """Fill diffusers' model through its own key conversion."""
     model = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
-        latent_channels=4,
+        latent_channels=layout.channels,
+        use_quant_conv=layout.has_quant_convs,
+        use_post_quant_conv=layout.has_quant_convs,
     ).eval()
     prefixed = {f"first_stage_model.{name}": tensor for name, tensor in weights.items()}
     model.load_state_dict(convert_ldm_vae_checkpoint(prefixed, dict(model.config)))
     return model
 
 
-def test_the_expected_names_are_those_of_the_original_layout(weights: dict[str, torch.Tensor]) -> None:
-    expected = expected_shapes()
+def test_the_expected_names_are_those_of_the_original_layout(
+    layout: VaeLayout, weights: dict[str, torch.Tensor]
+) -> None:
+    expected = expected_shapes(layout)
     assert set(expected) == set(weights)
     for name, shape in expected.items():
         assert weights[name].numel() == torch.Size(shape).numel(), name
@@ -59,12 +69,12 @@ def test_encoding_is_the_mean_of_diffusers_posterior_without_scaling(
     with torch.inference_mode():
         found = vae.encode(pixels, lambda: None)
         expected = reference.encode(pixels.movedim(-1, 1) * 2 - 1).latent_dist.mean
-    assert found.shape == (1, 4, 8, 5)
+    assert found.shape == (1, vae.layout.channels, 8, 5)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
 def test_decoding_is_diffusers_decode_brought_to_0_and_1(vae: Autoencoder, reference: AutoencoderKL) -> None:
-    latent = torch.randn(1, 4, 6, 9, generator=torch.Generator().manual_seed(2))
+    latent = torch.randn(1, vae.layout.channels, 6, 9, generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         found = vae.decode(latent, lambda: None)
         expected = ((reference.decode(latent).sample + 1) / 2).clamp(0, 1).movedim(1, -1)
@@ -74,7 +84,7 @@ def test_decoding_is_diffusers_decode_brought_to_0_and_1(vae: Autoencoder, refer
 
 
 def test_a_batch_is_its_images_in_order(vae: Autoencoder) -> None:
-    latent = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+    latent = torch.randn(3, vae.layout.channels, 4, 4, generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
         together = vae.decode(latent, lambda: None)
         for index in range(3):
@@ -91,7 +101,7 @@ def test_cancel_is_looked_at_between_images(vae: Autoencoder) -> None:
             raise DaemonError("cancelled", "given up")
 
     with pytest.raises(DaemonError, match="given up"), torch.inference_mode():
-        vae.decode(torch.zeros(4, 4, 2, 2), check)
+        vae.decode(torch.zeros(4, vae.layout.channels, 2, 2), check)
     assert seen == 2
 
 

@@ -18,6 +18,7 @@ from luna_daemon.runtime.files import ModelFiles
 from luna_daemon.runtime.parts import OpenFile
 from luna_daemon.runtime.vocabulary import PackagedVocabulary, open_vocabulary
 from luna_engine.weights.demo.models import MODELS
+from luna_engine.weights.demo.writing import write
 from tests.daemon.runtime import golden
 
 pytestmark = pytest.mark.comfyui
@@ -83,24 +84,56 @@ def test_every_prompt_in_one_batch_equals_comfyuis_one_by_one(computed: Path, na
         assert difference(found.cond, case.cond) <= COND_LIMIT, case.name
 
 
-def test_images_and_latents_equal_comfyuis(computed: Path, native: Any) -> None:
-    cases = golden.vae_cases(computed)
+def require_same_images(path: Path, vae: Any) -> None:
+    cases = golden.vae_cases(path)
     assert len(cases) >= 4
     with torch.inference_mode():
         for case in cases:
-            pixels = images.prepare_pixels(case.pixels, native.vae)
-            assert difference(native.vae_encode(pixels.tensor, lambda: None), case.encoded) <= VAE_LIMIT, case.name
-            assert difference(native.vae_decode(case.latent, lambda: None), case.decoded) <= VAE_LIMIT, case.name
+            pixels = images.prepare_pixels(case.pixels, vae.vae)
+            assert difference(vae.vae_encode(pixels.tensor, lambda: None), case.encoded) <= VAE_LIMIT, case.name
+            assert difference(vae.vae_decode(case.latent, lambda: None), case.decoded) <= VAE_LIMIT, case.name
 
 
-def test_tiled_images_and_latents_equal_comfyuis(computed: Path, native: Any) -> None:
-    (case,) = [case for case in golden.vae_cases(computed) if case.encoded_tiled is not None]
+def require_same_tiled_images(path: Path, vae: Any) -> None:
+    (case,) = [case for case in golden.vae_cases(path) if case.encoded_tiled is not None]
+    assert case.decoded_tiled is not None
     with torch.inference_mode():
-        encoded = native.vae_encode(case.pixels, lambda: None, Tile(48, 64, 16))
-        decoded = native.vae_decode(case.latent, lambda: None, Tile(6, 8, 2))
+        encoded = vae.vae_encode(case.pixels, lambda: None, Tile(48, 64, 16))
+        decoded = vae.vae_decode(case.latent, lambda: None, Tile(6, 8, 2))
     assert difference(encoded, case.encoded) > 1e-2
     assert difference(encoded, case.encoded_tiled) <= VAE_LIMIT
     assert difference(decoded, case.decoded_tiled) <= VAE_LIMIT
+
+
+def test_images_and_latents_equal_comfyuis(computed: Path, native: Any) -> None:
+    require_same_images(computed, native)
+
+
+def test_tiled_images_and_latents_equal_comfyuis(computed: Path, native: Any) -> None:
+    require_same_tiled_images(computed, native)
+
+
+@pytest.fixture(scope="module")
+def demo_ae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The VAE of 16 channels; LUNA_DEMO_MODELS saves writing it."""
+    model = MODELS["ae"]
+    given = Path(os.environ.get("LUNA_DEMO_MODELS", "")) / model.path
+    if given.is_file():
+        return given
+    path = tmp_path_factory.mktemp("demo-ae") / "demo-ae.safetensors"
+    write(path, model.name, list(model.build()), dict(model.metadata), lambda _done, _total: None)
+    return path
+
+
+def test_images_and_latents_of_16_channels_equal_comfyuis(demo_ae: Path, model_root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "golden.safetensors"
+    golden.compute(demo_ae, model_root / "embeddings", out, "--vae")
+    with OpenFile(demo_ae, "demo") as file:
+        part = file.find("vae")
+        assert part is not None
+        vae = NativeBackend(torch.device("cpu")).load("flux", {"vae": part}, "fp32", lambda: None)
+    require_same_images(out, vae)
+    require_same_tiled_images(out, vae)
 
 
 @pytest.mark.parametrize("source", ["checkout", "package"])

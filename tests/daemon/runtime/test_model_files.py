@@ -178,7 +178,7 @@ def test_a_file_cut_short_while_it_is_open_does_not_kill_the_process(tmp_path: P
 def test_a_lora_or_another_encoder_has_no_such_part(model_root: Path, tmp_path: Path) -> None:
     wide = {"text_model.encoder.layers.0.self_attn.q_proj.weight": torch.zeros(1280, 1280)}
     save_file(wide, tmp_path / "g.safetensors")
-    deep = {"decoder.conv_in.weight": torch.zeros(512, 16, 3, 3)}
+    deep = {"decoder.conv_in.weight": torch.zeros(512, 32, 3, 3)}
     save_file(deep, tmp_path / "ae.safetensors")
     assert open_part(model_root / "loras/lora.safetensors", "l") is None
     assert open_part(tmp_path / "g.safetensors", "l") is None

@@ -154,3 +154,10 @@ def test_what_openclip_adds_is_left_out() -> None:
 def test_the_family_of_parts_given_without_one(roles: tuple[str, ...], is_of_sdxl: bool, family: str) -> None:  # noqa: FBT001 - a fact of the table
     parts = {role: Part(KINDS[role], {}, {}, torch.empty, "x", is_of_sdxl) for role in roles}
     assert guess_family(parts) == family
+
+
+def test_a_vae_of_16_channels_given_without_a_family_is_fluxs() -> None:
+    kind = KINDS["vae"]
+    assert (
+        guess_family({"vae": Part(kind, {}, {kind.marker: Entry("F32", (512, 16, 3, 3))}, torch.empty, "x")}) == "flux"
+    )
