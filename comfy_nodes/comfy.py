@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _log = logging.getLogger("luna")
-_TOKENIZERS = {"sd15": ("comfy.sd1_clip", "SD1Tokenizer"), "sdxl": ("comfy.sdxl_clip", "SDXLTokenizer")}
+_TOKENIZERS = {
+    "sd15": ("comfy.sd1_clip", "SD1Tokenizer"),
+    "sdxl": ("comfy.sdxl_clip", "SDXLTokenizer"),
+    "sd3": ("comfy.text_encoders.sd3_clip", "SD3Tokenizer"),
+    "flux": ("comfy.text_encoders.flux", "FluxTokenizer"),
+    "z-image": ("comfy.text_encoders.z_image", "ZImageTokenizer"),
+}
 _FAMILY_OF_LATENT_FORMAT = {"SD15": "sd15", "SDXL": "sdxl", "SD3": "sd3", "Flux": "flux"}
 """ComfyUI's latent format classes; Z-Image uses Flux's."""
 _HARMLESS_OBJECTS = frozenset({"manual_cast_dtype"})
@@ -59,7 +65,12 @@ class ComfyHost:
         return _Tokenizer.of(family).tokenize(text)
 
     def model_family(self, model: Any) -> str | None:
-        """Name the family of a MODEL by its latent format, or None if Luna does not know it."""
+        """Name the family of a MODEL by its latent format, or None if Luna does not know it.
+
+        Z-Image works on Flux's latents and is told apart by its configuration.
+        """
+        if type(getattr(getattr(model, "model", None), "model_config", None)).__name__ == "ZImage":
+            return "z-image"
         latent_format = getattr(getattr(model, "model", None), "latent_format", None)
         return _FAMILY_OF_LATENT_FORMAT.get(type(latent_format).__name__)
 

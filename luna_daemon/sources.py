@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luna_daemon.frames import MIB, WireTensor
 from luna_daemon.model_messages import Part as NamedPart
 from luna_daemon.model_messages import PutModel
-from luna_daemon.runtime.parts import KINDS, Entry, byte_view, find_part
+from luna_daemon.runtime.parts import FLOATS, KINDS, SMALL_FLOATS, Entry, byte_view, find_part
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _DTYPES = {
     "torch.bool": "BOOL",
 }
 """torch's names -> those of safetensors headers."""
-_FLOAT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_FLOAT_BYTES = {**FLOATS, **SMALL_FLOATS}
 """A part holds nothing else (`find_part`)."""
 
 

@@ -30,15 +30,15 @@ def encode_item(tokens: Mapping[str, Any], state: TokenState, prefix: str = "0")
 
     Args:
         tokens: as ComfyUI's tokenizer made them, or as nodes glued them. Encoders that the set lacks are left out,
-            as ComfyUI's own encoders do.
+            as ComfyUI's own encoders do. An encoder with no rows is not sent: sd3 goes without it.
         state: see there.
         prefix: makes the names of the segments unique in a request of several items.
 
     Raises:
         DaemonError: ``token-invalid`` if an encoder of the set has no tokens or they are malformed.
     """
-    missing = [role for role in state.roles if not tokens.get(role)]
-    if missing:
+    given = {role: tokens[role] for role in state.roles if tokens.get(role)}
+    if not given or any(role not in tokens for role in state.roles):
         raise DaemonError(
             "token-invalid",
             f"the tokens are for {', '.join(tokens) or 'no encoder'}; this CLIP needs {', '.join(state.roles)}",
@@ -46,7 +46,7 @@ def encode_item(tokens: Mapping[str, Any], state: TokenState, prefix: str = "0")
         )
     encoders: dict[str, TokenRows] = {}
     tensors: list[WireTensor] = []
-    for role, flat in flatten({role: tokens[role] for role in state.roles}).items():
+    for role, flat in flatten(given).items():
         encoders[role] = _add_rows(f"{prefix}.{role}", flat, tensors)
     return TokenItem(encoders=encoders, layer=state.layer, projected=state.projected), tensors
 

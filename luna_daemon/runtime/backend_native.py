@@ -1,6 +1,6 @@
 """The native backend: text encoders and image VAEs without a ComfyUI checkout.
 
-Families: sd15 and sdxl, text and VAE; sd3, flux and z-image, VAE. Anything else is refused by name, never approximated.
+Families: sd15, sdxl, sd3, flux and z-image, text and VAE. Anything else is refused by name, never approximated.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from luna_daemon.runtime import autoencoder, clip_text, conditioning
+from luna_daemon.runtime import autoencoder, conditioning, encoder_files
 from luna_daemon.runtime.backend import NamedTensor, Place
-from luna_daemon.runtime.conditioning import FAMILIES
+from luna_daemon.runtime.families import FAMILIES
 from luna_daemon.runtime.memory import storage_bytes
 from luna_daemon.runtime.parts import SUPPORT_HINT, require_complete
 from luna_engine.errors import DaemonError
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from luna_daemon.model_messages import EncoderFacts, VaeFacts
     from luna_daemon.runtime.backend import Encoded, EncodeItem
     from luna_daemon.runtime.parts import Part
+    from luna_daemon.runtime.text_encoder import TextEncoder
 
-TEXT_FAMILIES = ("sd15", "sdxl")
 VAE_FAMILIES: Mapping[str, autoencoder.VaeLayout] = {
     "sd15": autoencoder.SD,
     "sdxl": autoencoder.SD,
@@ -37,11 +37,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-WIRE_NAMES: Mapping[torch.dtype, str] = {
-    torch.float32: "f32",
-    torch.float16: "f16",
-    torch.bfloat16: "bf16",
-}
 _ROW_CAP = {"cpu": 16}
 _ROW_CAP_ON_CARD = 64
 
@@ -52,7 +47,7 @@ class NativeSet:
     def __init__(
         self,
         family: str,
-        encoders: Mapping[str, clip_text.ClipTextEncoder],
+        encoders: Mapping[str, TextEncoder],
         vae: autoencoder.Autoencoder | None,
         device: torch.device,
     ) -> None:
@@ -102,17 +97,13 @@ class NativeSet:
         return self._vae
 
     def names(self) -> list[NamedTensor]:
-        """List the weights in ComfyUI's state-dict names; text encoders in the fp16 that they are kept in there."""
+        """List the weights in ComfyUI's state-dict names and the types that they are kept in there."""
         listed = []
         for role, encoder in self._encoders.items():
-            width = encoder.shape.width
-            shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state().items()}
-            shapes["text_projection.weight"] = (width, width)  # the identity where the file has none
-            listed += [NamedTensor(f"clip_{role}.transformer.{name}", "f16", shape) for name, shape in shapes.items()]
-            listed.append(NamedTensor(f"clip_{role}.logit_scale", "f32", ()))
+            listed += encoder_files.names(role, encoder)
         if self._vae is not None:
             listed += [
-                NamedTensor(f"first_stage_model.{name}", WIRE_NAMES[tensor.dtype], tuple(tensor.shape))
+                NamedTensor(f"first_stage_model.{name}", encoder_files.WIRE_NAMES[tensor.dtype], tuple(tensor.shape))
                 for name, tensor in self._vae.state().items()
             ]
         return listed
@@ -143,23 +134,26 @@ class NativeBackend:
         self._device = device
 
     def needed_bytes(self, parts: Mapping[str, Part], precision: str) -> int:
-        """Return the bytes that the weights of a set will hold: text encoders upcast on a CPU, fp16 on a card."""
-        text_item = 4 if self._device.type == "cpu" else 2
-        items = {role: DTYPES[precision].itemsize if role == "vae" else text_item for role in parts}
-        return sum(part.elements * items[role] for role, part in parts.items())
+        """Return the bytes that the weights of a set will hold."""
+        return sum(
+            part.elements * DTYPES[precision].itemsize
+            if role == "vae"
+            else encoder_files.held_bytes(role, part, self._device)
+            for role, part in parts.items()
+        )
 
     def load(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> NativeSet:
         """Build a set; see the protocol for arguments and errors."""
         text_roles = [role for role in parts if role != "vae"]
         self._require_family(family, text_roles)
-        encoders = {role: self._text_encoder(FAMILIES[family].shapes[role], parts[role], check) for role in text_roles}
+        encoders = {role: encoder_files.load(role, parts[role], self._device, check) for role in text_roles}
         vae = self._autoencoder(family, parts["vae"], DTYPES[precision], check) if "vae" in parts else None
         return NativeSet(family, encoders, vae, self._device)
 
     def usable_roles(self, family: str, roles: Sequence[str]) -> list[str]:
-        """Return the roles that make a set of the family: all of its text encoders or none, and the VAE."""
+        """Return the roles that make a set of the family: all of its text encoders (sd3: any) or none, and the VAE."""
         text = [role for role in roles if role != "vae"]
-        is_text = family in TEXT_FAMILIES and set(text) == set(FAMILIES[family].shapes)
+        is_text = family in FAMILIES and not _wrong_roles(family, text)
         is_vae = family in VAE_FAMILIES or family == "auto"
         return [role for role in roles if (is_vae if role == "vae" else is_text or family == "auto")]
 
@@ -183,7 +177,7 @@ class NativeBackend:
         return asked
 
     def _require_family(self, family: str, text_roles: Sequence[str]) -> None:
-        known = TEXT_FAMILIES if text_roles else VAE_FAMILIES
+        known = FAMILIES if text_roles else VAE_FAMILIES
         if family not in known:
             raise DaemonError(
                 "model-unsupported",
@@ -192,20 +186,14 @@ class NativeBackend:
                 SUPPORT_HINT,
             )
         if text_roles:
-            needed = FAMILIES[family].shapes
-            wrong = sorted(set(needed) ^ set(text_roles))
+            wrong = _wrong_roles(family, text_roles)
             if wrong:
                 raise DaemonError(
                     "component-missing",
-                    f"{family} text encoding takes the parts {', '.join(needed)}; given {', '.join(text_roles)}",
+                    f"{family} text encoding takes the parts {', '.join(FAMILIES[family].shapes)}; "
+                    f"given {', '.join(text_roles)}",
                     "name every encoder of the family once",
                 )
-
-    def _text_encoder(
-        self, shape: clip_text.ClipShape, part: Part, check: Callable[[], None]
-    ) -> clip_text.ClipTextEncoder:
-        require_complete(part, clip_text.expected_shapes(shape))
-        return clip_text.ClipTextEncoder(shape, _read(part, check), self._device)
 
     def _autoencoder(
         self, family: str, part: Part, dtype: torch.dtype, check: Callable[[], None]
@@ -218,12 +206,10 @@ class NativeBackend:
                 "give a file of the family that was asked for",
             )
         require_complete(part, autoencoder.expected_shapes(layout))
-        return autoencoder.Autoencoder(layout, _read(part, check), dtype, self._device)
+        return autoencoder.Autoencoder(layout, part.read_all(check), dtype, self._device)
 
 
-def _read(part: Part, check: Callable[[], None]) -> dict[str, torch.Tensor]:
-    tensors = {}
-    for name in part.names:
-        check()
-        tensors[name] = part.tensor(name)
-    return tensors
+def _wrong_roles(family: str, roles: Sequence[str]) -> set[str]:
+    """Return what is missing or too many among the text encoders given for a family."""
+    known = FAMILIES[family]
+    return set(roles) - set(known.shapes) if known.is_partial and roles else set(roles) ^ set(known.shapes)

@@ -15,6 +15,7 @@ from torch import nn
 
 from luna_daemon.model_messages import EncoderFacts
 from luna_daemon.runtime.casting import hold_fp32, store_fp16
+from luna_daemon.runtime.text_encoder import HiddenStates, look_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,6 +33,9 @@ class ClipShape:
     width: int
     activation: str
     pad: int
+    vocabulary: int = VOCABULARY
+    start: int | None = START
+    end: int | None = END
 
 
 CLIP_L = ClipShape(layers=12, width=768, activation="quick_gelu", pad=END)
@@ -48,20 +52,7 @@ class TokenTable(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Look ids up in fp32; id ``VOCABULARY + k`` is vector k."""
-        if self.vectors is None:
-            return nn.functional.embedding(ids, self.weight).float()
-        known = ids < VOCABULARY
-        rows = nn.functional.embedding(ids.clamp(max=VOCABULARY - 1), self.weight).float()
-        rows[~known] = self.vectors[ids[~known] - VOCABULARY]
-        return rows
-
-
-@dataclass(frozen=True, slots=True)
-class HiddenStates:
-    """What a batch of rows gave: ``last`` after the final norm [rows, n, width], and the raw picked blocks."""
-
-    last: torch.Tensor
-    blocks: Mapping[int, torch.Tensor]
+        return look_up(self.weight, ids, self.vectors)
 
 
 class ClipTextEncoder:
@@ -73,6 +64,10 @@ class ClipTextEncoder:
             ComfyUI stores them, and held upcast on a CPU, where memory is cheaper than converting per use.
         device: where it runs.
     """
+
+    dtype = torch.float16
+    has_pooled = True
+    is_masked = False
 
     def __init__(self, shape: ClipShape, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
         self.shape = shape
@@ -94,7 +89,7 @@ class ClipTextEncoder:
         text.embeddings.token_embedding = self._table
         self._keep(self._model)
         self._model.requires_grad_(requires_grad=False).eval().to(device)
-        self.final_norm = text.final_layer_norm
+        self._final_norm = text.final_layer_norm
         self._wanted: frozenset[int] = frozenset()
         self._caught: dict[int, torch.Tensor] = {}
         for index, block in enumerate(text.encoder.layers):
@@ -112,13 +107,20 @@ class ClipTextEncoder:
 
         return catch
 
-    def run(self, ids: torch.Tensor, vectors: torch.Tensor | None, blocks: Iterable[int]) -> HiddenStates:
+    def run(
+        self,
+        ids: torch.Tensor,
+        vectors: torch.Tensor | None,
+        blocks: Iterable[int],
+        mask: torch.Tensor | None = None,  # noqa: ARG002 - never masked
+    ) -> HiddenStates:
         """Encode rows of equal length.
 
         Args:
             ids: [rows, n] int64 on the CPU; ``VOCABULARY + k`` is vector k.
             vectors: [k, width] or None.
             blocks: indexes of the blocks whose raw output is wanted.
+            mask: not used; CLIP sees its padding.
         """
         self._wanted = frozenset(blocks)
         self._caught = {}
@@ -128,6 +130,11 @@ class ClipTextEncoder:
             return HiddenStates(output.last_hidden_state, self._caught)
         finally:
             self._wanted, self._caught, self._table.vectors = frozenset(), {}, None
+
+    def final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Apply the norm behind the last block."""
+        out: torch.Tensor = self._final_norm(hidden)
+        return out
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """Apply text_projection; a file without one projects by the identity."""

@@ -10,10 +10,11 @@ from luna_daemon.encode_messages import EncodedItem, Image, Latent
 from luna_daemon.messages import Did
 from luna_daemon.runtime import images, items
 from luna_daemon.runtime.backend import EncodeItem
-from luna_daemon.runtime.conditioning import FAMILIES
+from luna_daemon.runtime.clip_text import ClipShape
 from luna_daemon.runtime.embeddings import EmbeddingFiles
-from luna_daemon.runtime.tokens import tokenize
-from luna_daemon.runtime.vocabulary import open_vocabulary
+from luna_daemon.runtime.families import FAMILIES
+from luna_daemon.runtime.tokens import tokenize, tokenize_whole
+from luna_daemon.runtime.vocabulary import open_role_vocabulary
 from luna_daemon.tensors import from_torch, to_torch
 from luna_engine.errors import DaemonError
 
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from luna_daemon.frames import WireTensor
     from luna_daemon.model_messages import VaeFacts
     from luna_daemon.runtime.backend import Encoded
+    from luna_daemon.runtime.families import TextFamily
     from luna_daemon.runtime.models import HeldSet, ModelStore
     from luna_daemon.runtime.tokens import Tokenized
-    from luna_daemon.runtime.vocabulary import ClipVocabulary
+    from luna_daemon.runtime.vocabulary import Vocabulary
 
     Segments = Mapping[str, WireTensor]
 
@@ -48,7 +50,7 @@ class ComputeCommands:
         self._store = store
         self._service_type = service_type
         self._comfyui = comfyui
-        self._vocabulary: ClipVocabulary | None = None
+        self._vocabularies: dict[str, Vocabulary] = {}
         self._embeddings = EmbeddingFiles(store.files)
 
     def encode_tokens(self, body: EncodeTokens, segments: Segments, check: Check) -> Answer:
@@ -74,20 +76,28 @@ class ComputeCommands:
 
     def _tokenize(self, item: TextItem, held: HeldSet, place: str) -> dict[str, Tokenized]:
         items.refuse_unsupported(bool(item.loras), has_aux=False, place=place)
-        if item.template is not None:
-            raise DaemonError("model-unsupported", f"{place}.template: {held.family} has no templates", None)
+        family = FAMILIES[held.family]
+        template = _template(item, family, held.family, place)
         roles = held.model.encoders
         texts = item.text if isinstance(item.text, dict) else dict.fromkeys(roles, item.text)
         unknown = sorted(set(texts) - set(roles))
         if unknown:
             raise DaemonError("request-invalid", f"{place}.text: the set has no text encoder {unknown[0]!r}")
-        if self._vocabulary is None:
-            self._vocabulary = open_vocabulary(self._comfyui)
-        shapes = FAMILIES[held.family].shapes
-        return {
-            role: tokenize(texts.get(role, ""), shapes[role], self._vocabulary, self._embeddings.finder(role))
-            for role in roles
-        }
+        made = {}
+        for role in roles:
+            text, shape = texts.get(role, ""), family.shapes[role]
+            vocabulary, find = self._vocabulary(role), self._embeddings.finder(role)
+            if isinstance(shape, ClipShape):
+                made[role] = tokenize(text, shape, vocabulary, find)
+            else:
+                least = family.min_tokens[role]
+                made[role] = tokenize_whole(text, shape, vocabulary, find, min_tokens=least, template=template)
+        return made
+
+    def _vocabulary(self, role: str) -> Vocabulary:
+        if role not in self._vocabularies:
+            self._vocabularies[role] = open_role_vocabulary(role, self._comfyui)
+        return self._vocabularies[role]
 
     def _encode(
         self,
@@ -162,6 +172,17 @@ class ComputeCommands:
         if held.model.vae is None:
             raise DaemonError("component-missing", f"set {held.id} has no VAE", "load a set that has one")
         return held, held.model.vae
+
+
+def _template(item: TextItem, family: TextFamily, name: str, place: str) -> str | None:
+    """Return the template that a text is put into: the request's own or the family's."""
+    if item.template is None:
+        return family.template
+    if family.template is None:
+        raise DaemonError("model-unsupported", f"{place}.template: {name} has no templates", None)
+    if "{}" not in item.template:
+        raise DaemonError("request-invalid", f"{place}.template: {{}} is missing, where the text goes")
+    return item.template
 
 
 def _text_reply(made: Mapping[str, Tokenized]) -> EncodedItem:

@@ -5,49 +5,31 @@ Rows of several prompts run as one batch; nothing a row gives depends on its nei
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from luna_daemon.runtime.backend import Encoded, EncodeItem, EncoderInput, Row
-from luna_daemon.runtime.clip_text import CLIP_G, CLIP_L, END, START, VOCABULARY, ClipShape, ClipTextEncoder
+from luna_daemon.runtime.families import Joined, Section, TextFamily
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from luna_daemon.runtime.families import Pick
+    from luna_daemon.runtime.text_encoder import EncoderShape, TextEncoder
 
-@dataclass(frozen=True, slots=True)
-class TextFamily:
-    """How a family makes conditioning of its encoders' states.
-
-    Attributes:
-        shapes: role → encoder, in the order in which they are joined on the width.
-        layer: the block taken by default (-1 the last).
-        is_normed: whether a picked block passes the final norm.
-        pooled: the role whose pooled state is the prompt's.
-        is_projected: whether that state passes text_projection unless the request says otherwise.
-    """
-
-    shapes: Mapping[str, ClipShape]
-    layer: int
-    is_normed: bool
-    pooled: str
-    is_projected: bool
-
-
-FAMILIES: Mapping[str, TextFamily] = {
-    "sd15": TextFamily({"l": CLIP_L}, layer=-1, is_normed=True, pooled="l", is_projected=False),
-    "sdxl": TextFamily({"l": CLIP_L, "g": CLIP_G}, layer=-2, is_normed=False, pooled="g", is_projected=True),
-}
+_TOGETHER = ("l", "g")
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """One row as the encoder reads it: ids of the embedded sequence, and where its pooled state is."""
+    """One row as the encoder reads it: ids of the embedded sequence, its mask, and where its pooled state is."""
 
     ids: tuple[int, ...]
+    mask: tuple[int, ...]
     pooled_at: int
 
 
@@ -64,15 +46,16 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _RowState:
-    """What one row gave: picked states [n, width] and the pooled state [width]."""
+    """What one row gave: picked states [n, width], the pooled state [width] if there is one, and the row's mask."""
 
     hidden: torch.Tensor
-    pooled: torch.Tensor
+    pooled: torch.Tensor | None
+    mask: tuple[int, ...]
 
 
 def encode(
     family: TextFamily,
-    encoders: Mapping[str, ClipTextEncoder],
+    encoders: Mapping[str, TextEncoder],
     items: Sequence[EncodeItem],
     row_cap: int,
     check: Callable[[], None],
@@ -81,7 +64,7 @@ def encode(
 
     Args:
         family: how states become conditioning.
-        encoders: role → encoder, for every role of the family.
+        encoders: role → encoder, for every role of the family unless it may lack some.
         items: the prompts.
         row_cap: rows at most in one forward pass.
         check: raises on cancel or deadline; called before each pass.
@@ -90,7 +73,7 @@ def encode(
         DaemonError: ``token-invalid`` for a role the family lacks, ``request-invalid`` for a layer that does not exist.
     """
     for item in items:
-        _require_roles(family, item)
+        _require_roles(encoders, item)
     per_role = {role: _encode_role(family, role, encoder, items, row_cap, check) for role, encoder in encoders.items()}
     return [
         _join(family, encoders, item, {role: done[index] for role, done in per_role.items()})
@@ -98,21 +81,12 @@ def encode(
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Section:
-    """One prompt out of one encoder: [1, tokens, width] and the pooled state [1, width]."""
-
-    cond: torch.Tensor
-    pooled: torch.Tensor
-    dropped: int
-
-
-def _require_roles(family: TextFamily, item: EncodeItem) -> None:
-    unknown = sorted((set(item.encoders) | set(item.layers)) - set(family.shapes))
+def _require_roles(encoders: Mapping[str, TextEncoder], item: EncodeItem) -> None:
+    unknown = sorted((set(item.encoders) | set(item.layers)) - set(encoders))
     if unknown:
         raise DaemonError(
             "token-invalid",
-            f"the set has no text encoder {unknown[0]!r}; it has {', '.join(sorted(family.shapes))}",
+            f"the set has no text encoder {unknown[0]!r}; it has {', '.join(sorted(encoders))}",
             "tokenise with the tokenizer of the set's own family",
         )
 
@@ -120,11 +94,11 @@ def _require_roles(family: TextFamily, item: EncodeItem) -> None:
 def _encode_role(
     family: TextFamily,
     role: str,
-    encoder: ClipTextEncoder,
+    encoder: TextEncoder,
     items: Sequence[EncodeItem],
     row_cap: int,
     check: Callable[[], None],
-) -> list[_Section]:
+) -> list[Section]:
     rows: list[_Prepared] = []
     plans: list[_Plan] = []
     vectors: list[torch.Tensor] = []
@@ -136,13 +110,13 @@ def _encode_role(
         rows += [entry for entry, _ in prepared]
         if weighted or not given.rows:
             rows.append(_empty_row(given.rows, encoder.shape))
-        block = _block(item.layers.get(role), family, encoder.shape)
+        block = _block(item.layers.get(role), family.picks[role], encoder.shape)
         plans.append(
             _Plan(start, len(given.rows), weighted or not given.rows, block, sum(drop for _, drop in prepared))
         )
     blocks = {index: plan.block for plan in plans for index in range(plan.start, _stop(plan))}
     table = torch.cat(vectors) if vectors else None
-    states = _run(family, encoder, rows, table, blocks, row_cap, check)
+    states = _run(family.picks[role], encoder, rows, table, blocks, row_cap, check)
     return [
         _weigh(item.encoders.get(role, EncoderInput(())).rows, plan, states)
         for item, plan in zip(items, plans, strict=True)
@@ -170,34 +144,46 @@ def _is_weighted(rows: Sequence[Row]) -> bool:
     return any(weight != 1.0 for row in rows for weight in row.weights)
 
 
-def _prepare(row: Row, slots: Sequence[int | None], shape: ClipShape) -> tuple[_Prepared, int]:
-    """Turn a row into table ids; a vector without a slot is dropped, and a pad follows at the end for it."""
+def _prepare(row: Row, slots: Sequence[int | None], shape: EncoderShape) -> tuple[_Prepared, int]:
+    """Turn a row into table ids; a vector without a slot is dropped, and a pad follows at the end for it.
+
+    Tokens behind the first end token are padding; without an end token, those from the first pad on.
+    """
     ids: list[int] = []
+    mask: list[int] = []
     attended, dropped, is_ended = 0, 0, False
     for token in row.ids:
         if token >= 0:
             ids.append(token)
             attended += not is_ended
-            is_ended = is_ended or token == END
+            mask.append(int(not is_ended and (shape.end is not None or token != shape.pad)))
+            is_ended = is_ended or token == (shape.pad if shape.end is None else shape.end)
         elif (slot := slots[-1 - token]) is None:
             dropped += 1
         else:
-            ids.append(VOCABULARY + slot)
+            ids.append(shape.vocabulary + slot)
+            mask.append(1)
             attended += 1
     ids += [shape.pad] * dropped
-    return _Prepared(tuple(ids), attended - 1), dropped
+    mask += [0] * dropped
+    return _Prepared(tuple(ids), tuple(mask), attended - 1), dropped
 
 
-def _empty_row(rows: Sequence[Row], shape: ClipShape) -> _Prepared:
+def _empty_row(rows: Sequence[Row], shape: EncoderShape) -> _Prepared:
     """Return start, end and padding, as long as the longest row: what weights are measured from."""
+    head = [token for token in (shape.start, shape.end) if token is not None]
     length = max((len(row.ids) for row in rows), default=0)
-    return _Prepared((START, END, *[shape.pad] * (length - 2)), 1)
+    ids = (*head, *[shape.pad] * (length - len(head)))
+    if not ids:
+        raise DaemonError("token-invalid", "the prompt has no tokens", "send one row of padding at least")
+    mask = (*[1] * len(head), *[0] * (len(ids) - len(head)))
+    return _Prepared(ids, mask, len(head) - 1)
 
 
-def _block(layer: int | None, family: TextFamily, shape: ClipShape) -> int | None:
+def _block(layer: int | None, pick: Pick, shape: EncoderShape) -> int | None:
     """Return the index of the block to pick, or None for the last state after the final norm."""
     if layer is None or abs(layer) > shape.layers:
-        layer = family.layer
+        layer = pick.layer
     if layer == shape.layers:
         raise DaemonError(
             "request-invalid",
@@ -205,12 +191,12 @@ def _block(layer: int | None, family: TextFamily, shape: ClipShape) -> int | Non
             "use -1 for the last layer",
         )
     index = layer if layer >= 0 else shape.layers + layer
-    return None if family.is_normed and index == shape.layers - 1 else index
+    return None if pick.is_normed and index == shape.layers - 1 else index
 
 
 def _run(
-    family: TextFamily,
-    encoder: ClipTextEncoder,
+    pick: Pick,
+    encoder: TextEncoder,
     rows: Sequence[_Prepared],
     vectors: torch.Tensor | None,
     blocks: Mapping[int, int | None],
@@ -226,27 +212,30 @@ def _run(
             check()
             batch = members[first : first + row_cap]
             wanted = {block for index in batch if (block := blocks[index]) is not None}
-            out = encoder.run(torch.tensor([rows[index].ids for index in batch]), vectors, wanted)
+            ids = torch.tensor([rows[index].ids for index in batch])
+            mask = torch.tensor([rows[index].mask for index in batch]) if encoder.is_masked else None
+            out = encoder.run(ids, vectors, wanted, mask)
             for place, index in enumerate(batch):
                 block = blocks[index]
                 hidden = out.last[place] if block is None else out.blocks[block][place]
-                if block is not None and family.is_normed:
+                if block is not None and pick.is_normed:
                     hidden = encoder.final_norm(hidden)
-                states[index] = _RowState(hidden, out.last[place, rows[index].pooled_at])
+                pooled = out.last[place, rows[index].pooled_at] if encoder.has_pooled else None
+                states[index] = _RowState(hidden, pooled, rows[index].mask)
     return states
 
 
-def _weigh(rows: Sequence[Row], plan: _Plan, states: Mapping[int, _RowState]) -> _Section:
+def _weigh(rows: Sequence[Row], plan: _Plan, states: Mapping[int, _RowState]) -> Section:
     """Apply the weights and lay the chunks one after the other; the pooled state is the first chunk's, unweighted."""
-    if not rows:
-        only = states[plan.start]
-        return _Section(only.hidden[None].cpu(), only.pooled[None].cpu(), 0)
-    chunks = [states[plan.start + index].hidden for index in range(plan.sections)]
-    if plan.has_empty_row:
+    count = plan.sections or 1  # a prompt of no rows is the empty row's state
+    of_rows = [states[plan.start + index] for index in range(count)]
+    chunks = [state.hidden for state in of_rows]
+    if rows and plan.has_empty_row:
         empty = states[plan.start + plan.sections].hidden
         chunks = [_pull(chunk, empty, row.weights) for chunk, row in zip(chunks, rows, strict=True)]
-    pooled = states[plan.start].pooled[None]
-    return _Section(torch.cat(chunks)[None].cpu(), pooled.cpu(), plan.dropped)
+    pooled = of_rows[0].pooled
+    mask = torch.tensor([[seen for state in of_rows for seen in state.mask]])
+    return Section(torch.cat(chunks)[None].cpu(), None if pooled is None else pooled[None].cpu(), mask, plan.dropped)
 
 
 def _pull(hidden: torch.Tensor, empty: torch.Tensor, weights: Sequence[float]) -> torch.Tensor:
@@ -258,13 +247,20 @@ def _pull(hidden: torch.Tensor, empty: torch.Tensor, weights: Sequence[float]) -
 
 def _join(
     family: TextFamily,
-    encoders: Mapping[str, ClipTextEncoder],
+    encoders: Mapping[str, TextEncoder],
     item: EncodeItem,
-    sections: Mapping[str, _Section],
+    sections: Mapping[str, Section],
 ) -> Encoded:
-    tokens = min(section.cond.shape[1] for section in sections.values())
-    cond = torch.cat([sections[role].cond[:, :tokens] for role in family.shapes], dim=-1)
-    pooled = sections[family.pooled].pooled
-    if family.is_projected and item.projected:
-        pooled = encoders[family.pooled].project(pooled)
-    return Encoded(cond, pooled, {}, sum(section.dropped for section in sections.values()))
+    dropped = sum(section.dropped for section in sections.values())
+    used = {role: section for role, section in sections.items() if _is_used(family, item, role)}
+    pooled = used[family.pooled].pooled if family.pooled in used else None
+    if family.pooled is not None and pooled is not None and family.is_projected and item.projected:
+        projected = encoders[family.pooled].project(pooled)
+        used[family.pooled] = dataclasses.replace(used[family.pooled], pooled=projected)
+    joined: Joined = family.join(family, used)
+    return Encoded(joined.cond, joined.pooled, joined.extras, dropped)
+
+
+def _is_used(family: TextFamily, item: EncodeItem, role: str) -> bool:
+    """Tell whether an encoder has its say: a partial family without tokens for l and g goes without both."""
+    return not family.is_partial or role not in _TOGETHER or any(other in item.encoders for other in _TOGETHER)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from luna_daemon.runtime.files import ModelFiles
 
-_KEYS = {"l": "clip_l", "g": "clip_g"}
+_KEYS = {"l": "clip_l", "g": "clip_g", "t5xxl": "t5xxl", "qwen3_4b": "qwen3_4b"}
 
 
 class EmbeddingFiles:

@@ -75,7 +75,7 @@ def _facts(role: str, encoders: Mapping[str, EncoderFacts], place: str) -> Encod
 
 def _input(rows: TokenRows, segments: Mapping[str, WireTensor], facts: EncoderFacts, place: str) -> EncoderInput:
     if rows.images:
-        raise DaemonError("model-unsupported", f"{place}.images: CLIP text encoders take no images", None)
+        raise DaemonError("model-unsupported", f"{place}.images: this text encoder takes no images", None)
     total = sum(rows.rows)
     ids = [int(value) for value in _flat(segments[rows.ids], "i32", total, f"{place}.ids")]
     weights = (

@@ -153,7 +153,7 @@ class ModelCommands:
             raise DaemonError(
                 "wrong-type" if not roles else "model-unsupported",
                 f"{label} holds nothing that a {self._service_type} daemon with the native backend serves",
-                "name a checkpoint, a text encoder or a VAE of sd15 or sdxl",
+                "name a checkpoint, a text encoder or a VAE of sd15, sdxl, sd3, flux or z-image",
             )
         wanted = [WantedPart(role, path, file_id) for role in usable]
         result = self._store.load(family or "auto", wanted, self._precision, lambda: None)

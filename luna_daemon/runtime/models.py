@@ -279,7 +279,8 @@ def set_id(family: str, contents: Mapping[str, str], precision: str, backend: st
 def guess_family(parts: Mapping[str, Part]) -> str:
     """Return the family of parts given without one.
 
-    CLIP-L with CLIP-G, or anything out of an SDXL checkpoint, is sdxl; CLIP-L alone is sd15's encoder. A VAE alone
+    Qwen3 is z-image's; T5 with CLIP-L alone is flux, other company of T5, or none, is sd3. CLIP-L with CLIP-G, or
+    anything out of an SDXL checkpoint, is sdxl; CLIP-L alone is sd15's encoder. A VAE alone
     counts as sd15's if it has 4 channels and as flux's if it has 16: the families that share a number of channels
     build it alike, and what it computes does not depend on the name.
     """
@@ -289,6 +290,10 @@ def guess_family(parts: Mapping[str, Part]) -> str:
         if vae.latent_channels == _SD3_CHANNELS:
             return "flux"
         return "sdxl" if vae.is_of_sdxl else "sd15"
+    if "qwen3_4b" in parts:
+        return "z-image"
+    if "t5xxl" in parts:
+        return "sd3" if "g" in parts or "l" not in parts else "flux"
     return "sdxl" if "g" in parts or any(part.is_of_sdxl for part in text) else "sd15"
 
 

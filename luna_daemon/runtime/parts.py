@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 CONVERT_HINT = "convert it first: luna weights convert FILE --to fp16"
 SUPPORT_HINT = (
-    "daemons serve fp16, bf16 and fp32 text encoders of sd15 and sdxl and image VAEs of 4 or 16 channels; "
+    "daemons serve fp16, bf16 and fp32 models of sd15, sdxl, sd3, flux and z-image, and T5 and Qwen3 in plain fp8; "
     "keep other models in ComfyUI itself"
 )
 COPY_HINT = "copy or download the file again"
@@ -47,7 +47,12 @@ TORCH_DTYPES: Mapping[str, str] = {
     "BOOL": "bool",
 }
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
-_FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+FLOATS: Mapping[str, int] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+"""Types that every part may have → bytes."""
+SMALL_FLOATS: Mapping[str, int] = {"F8_E4M3": 1, "F8_E5M2": 1}
+"""Types that large text encoders may have besides, without scales → bytes."""
+_QUANTISED = (".comfy_quant", "scaled_fp8", ".scale_weight", ".weight_scale")
+LARGE_ROLES = frozenset({"t5xxl", "qwen3_4b"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +106,29 @@ VAE = PartKind(
     ((512, 4, 3, 3), (512, 16, 3, 3)),
     ("first_stage_model.", "vae.", ""),
 )
-KINDS: Mapping[str, PartKind] = {kind.role: kind for kind in (CLIP_L, CLIP_G, VAE)}
+T5_XXL = PartKind(
+    "t5xxl",
+    "a T5-XXL text encoder",
+    "encoder.block.0.layer.0.SelfAttention.q.weight",
+    ((4096, 4096),),
+    ("text_encoders.t5xxl.transformer.", "t5xxl.transformer.", ""),
+)
+QWEN3_4B = PartKind(
+    "qwen3_4b",
+    "a Qwen3-4B text encoder",
+    "model.layers.0.self_attn.q_proj.weight",
+    ((4096, 2560),),
+    ("text_encoders.qwen3_4b.transformer.", "qwen3_4b.transformer.", ""),
+)
+KINDS: Mapping[str, PartKind] = {kind.role: kind for kind in (CLIP_L, CLIP_G, T5_XXL, QWEN3_4B, VAE)}
 
 _TEXT = re.compile(r"text_model\.(?!embeddings\.position_ids$)|text_projection\.weight$")
 # Names that belong to a part; all else under its prefix (position ids, EMA, loss weights) is not weights.
 _BELONGS: Mapping[str, re.Pattern[str]] = {
     "l": _TEXT,
     "g": _TEXT,
+    "t5xxl": re.compile(r"shared\.weight$|encoder\.(block|final_layer_norm)\."),
+    "qwen3_4b": re.compile(r"model\.(embed_tokens|layers|norm)\."),
     "vae": re.compile(r"(encoder|decoder|quant_conv|post_quant_conv)\."),
 }
 
@@ -154,6 +175,14 @@ class Part:
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor by its standalone name."""
         return self.read(self.names[name])
+
+    def read_all(self, check: Callable[[], None]) -> dict[str, torch.Tensor]:
+        """Read every tensor; ``check`` is called before each."""
+        tensors = {}
+        for name in self.names:
+            check()
+            tensors[name] = self.tensor(name)
+        return tensors
 
     def content(self, check: Callable[[], None]) -> str:
         """Return the SHA-256 over name, dtype, shape and bytes of every tensor, in name order."""
@@ -306,8 +335,9 @@ def _standalone(name: str, prefix: str) -> str:
 
 
 def _require_floats(part: Part, stored: Mapping[str, str]) -> None:
-    odd = next((name for name, entry in part.entries.items() if entry.dtype not in _FLOATS), None)
-    scaled = next((name for name in stored if name.endswith((".comfy_quant", "scaled_fp8", ".scale_weight"))), None)
+    known = {**FLOATS, **SMALL_FLOATS} if part.kind.role in LARGE_ROLES else FLOATS
+    odd = next((name for name, entry in part.entries.items() if entry.dtype not in known), None)
+    scaled = next((name for name in stored if name.endswith(_QUANTISED)), None)
     if odd is None and scaled is None:
         return
     what = f"{odd} is {part.entries[odd].dtype}" if odd is not None else f"it holds {scaled}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from luna_daemon.runtime.backend import EncodeItem, EncoderInput, Row
-from luna_daemon.runtime.clip_text import END, START
+from luna_daemon.runtime.clip_text import END, POSITIONS, START
 
 if TYPE_CHECKING:
     from luna_daemon.runtime.backend import ModelSet
@@ -17,9 +17,7 @@ def warm_up(model: ModelSet) -> None:
     """Encode an empty prompt; encode and decode one image of eight latent units."""
     if model.encoders:
         inputs = {
-            role: EncoderInput((Row((START, *[END] * (facts.row_max - 1)), (1.0,) * facts.row_max),))
-            for role, facts in model.encoders.items()
-            if facts.row_max is not None
+            role: EncoderInput((Row((START, *[END] * (POSITIONS - 1)), (1.0,) * POSITIONS),)) for role in model.encoders
         }
         model.encode([EncodeItem(inputs)], lambda: None)
     if model.vae is not None:

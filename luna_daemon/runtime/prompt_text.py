@@ -37,13 +37,17 @@ class EmbeddingName:
     weight: float
 
 
-def read_prompt(text: str) -> Iterator[WeightedText | EmbeddingName]:
+def read_prompt(text: str, *, has_weights: bool = True) -> Iterator[WeightedText | EmbeddingName]:
     """Cut a prompt into runs of one weight and embeddings.
+
+    Args:
+        text: the prompt.
+        has_weights: False for encoders that read parentheses as text; escaped ones lose their backslash all the same.
 
     Raises:
         DaemonError: ``request-invalid`` for parentheses nested deeper than `NESTING_MAX`.
     """
-    for piece in _weigh(text):
+    for piece in _weigh(text) if has_weights else (_unweighted(text),):
         for part in _EMBEDDING_START.split(piece.text):
             if part.startswith(EMBEDDING):
                 words = part.removeprefix(EMBEDDING).split()
@@ -70,6 +74,12 @@ def _weigh(text: str) -> Iterator[WeightedText]:
         else:
             body, own = _explicit_weight(piece[1:-1], weight * _LEVEL)
             open_groups.append((_split_groups(body), own))
+
+
+def _unweighted(text: str) -> WeightedText:
+    for written in _ASIDE:
+        text = text.replace(written, written[1])
+    return WeightedText(text, 1.0)
 
 
 def _is_group(piece: str) -> bool:

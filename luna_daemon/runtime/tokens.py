@@ -1,4 +1,4 @@
-"""A prompt's text as CLIP rows: token groups laid into chunks of 77 with start, end and padding (N3, N4)."""
+"""A prompt's text as rows: CLIP's chunks of 77 with start, end and padding, T5's and Qwen's single row (N3, N4, N5)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from luna_daemon.runtime.vocabulary import ClipVocabulary
+    from luna_daemon.runtime.text_encoder import EncoderShape
+    from luna_daemon.runtime.vocabulary import Vocabulary
 
     FindEmbedding = Callable[[str], "torch.Tensor | None"]
 
@@ -37,7 +38,7 @@ class Tokenized:
     missing: tuple[str, ...]
 
 
-def tokenize(text: str, shape: ClipShape, vocabulary: ClipVocabulary, find_embedding: FindEmbedding) -> Tokenized:
+def tokenize(text: str, shape: ClipShape, vocabulary: Vocabulary, find_embedding: FindEmbedding) -> Tokenized:
     """Tokenize a prompt.
 
     Args:
@@ -46,10 +47,55 @@ def tokenize(text: str, shape: ClipShape, vocabulary: ClipVocabulary, find_embed
         vocabulary: words to ids.
         find_embedding: name → vectors [n, width] or [width], or None.
     """
+    read = _read(read_prompt(text), vocabulary, find_embedding)
+    return read.tokenized(tuple(_row(chunk, shape.pad) for chunk in _chunks(read.groups)))
+
+
+def tokenize_whole(
+    text: str,
+    shape: EncoderShape,
+    vocabulary: Vocabulary,
+    find_embedding: FindEmbedding,
+    *,
+    min_tokens: int,
+    template: str | None = None,
+) -> Tokenized:
+    """Tokenize a prompt into one row of any length.
+
+    Args:
+        text: the prompt.
+        shape: of the encoder; decides end and padding.
+        vocabulary: words to ids.
+        find_embedding: name → vectors [n, width] or [width], or None.
+        min_tokens: shorter rows are filled up to this.
+        template: what the text is put into, in place of ``{}``; prompt weights are then plain text.
+    """
+    full = text if template is None else template.replace("{}", text, 1)
+    read = _read(read_prompt(full, has_weights=template is None), vocabulary, find_embedding)
+    tokens = [token for group in read.groups for token in group]
+    tokens += [] if shape.end is None else [(shape.end, 1.0)]
+    tokens += [(shape.pad, 1.0)] * (min_tokens - len(tokens))
+    row = Row(tuple(token for token, _ in tokens), tuple(weight for _, weight in tokens))
+    return read.tokenized((row,))
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    groups: list[list[_Token]]
+    vectors: tuple[torch.Tensor, ...]
+    missing: tuple[str, ...]
+
+    def tokenized(self, rows: tuple[Row, ...]) -> Tokenized:
+        return Tokenized(EncoderInput(rows, self.vectors), sum(map(len, self.groups)), self.missing)
+
+
+def _read(
+    pieces: Iterable[WeightedText | EmbeddingName], vocabulary: Vocabulary, find_embedding: FindEmbedding
+) -> _Read:
     groups: list[list[_Token]] = []
     vectors: list[torch.Tensor] = []
     missing: list[str] = []
-    for piece in read_prompt(text):
+    for piece in pieces:
         run = piece.text if isinstance(piece, WeightedText) else ""
         if isinstance(piece, EmbeddingName):
             found, run = _embedding(piece, find_embedding)
@@ -59,8 +105,7 @@ def tokenize(text: str, shape: ClipShape, vocabulary: ClipVocabulary, find_embed
                 groups.append(_vector_group(found, vectors, piece.weight))
         if run:
             groups.append([(token, piece.weight) for token in vocabulary.encode(run)])
-    rows = tuple(_row(chunk, shape.pad) for chunk in _chunks(groups))
-    return Tokenized(EncoderInput(rows, tuple(vectors)), sum(map(len, groups)), tuple(missing))
+    return _Read(groups, tuple(vectors), tuple(missing))
 
 
 def _embedding(piece: EmbeddingName, find: FindEmbedding) -> tuple[torch.Tensor | None, str]:

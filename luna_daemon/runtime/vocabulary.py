@@ -1,4 +1,4 @@
-"""CLIP's vocabulary: words to token ids, from the user's ComfyUI checkout or from the package that ships it.
+"""Vocabularies: words to token ids, from the user's ComfyUI checkout, or for CLIP from the package that ships it.
 
 With a checkout the ids are those of ComfyUI in the same interpreter. Without one they are those of transformers 5,
 which differ from transformers 4 (where ftfy is not installed) in three odd cases: 4 sets ideographs apart, drops
@@ -16,14 +16,16 @@ from luna_daemon.runtime.clip_text import END, START
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 CHECKOUT_FOLDER = ("comfy", "sd1_tokenizer")
+_ENCODER_FOLDER = ("comfy", "text_encoders")
 _MARKS = {"<|startoftext|>": START, "<|endoftext|>": END}
 _MARK = re.compile("|".join(map(re.escape, _MARKS)))
 
 
-class ClipVocabulary(Protocol):
+class Vocabulary(Protocol):
     """Turns text into token ids, without start and end."""
 
     def encode(self, text: str) -> list[int]:
@@ -67,7 +69,60 @@ class PackagedVocabulary:
         return ids
 
 
-def open_vocabulary(comfyui: Path | None) -> ClipVocabulary:
+class T5Vocabulary:
+    """T5's pieces, from a ComfyUI checkout's ``tokenizer.json``."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        self._tokenizer: Any = Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text of any length."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+class QwenVocabulary:
+    """Qwen's byte pairs, from a ComfyUI checkout, read by transformers' class as ComfyUI does."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import Qwen2Tokenizer
+
+        self._tokenizer: Any = Qwen2Tokenizer.from_pretrained(str(folder), local_files_only=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a text of any length."""
+        ids: list[int] = self._tokenizer(text, verbose=False)["input_ids"]
+        return ids
+
+
+_LARGE: Mapping[str, tuple[str, str, Callable[[Path], Vocabulary]]] = {
+    "t5xxl": ("t5_tokenizer", "tokenizer.json", T5Vocabulary),
+    "qwen3_4b": ("qwen25_tokenizer", "vocab.json", QwenVocabulary),
+}
+
+
+def open_role_vocabulary(role: str, comfyui: Path | None) -> Vocabulary:
+    """Return the vocabulary of a text encoder.
+
+    Raises:
+        DaemonError: ``tokenizer-missing`` if it is not here; for all but CLIP it takes a checkout.
+    """
+    if role not in _LARGE:
+        return open_vocabulary(comfyui)
+    name, marker, opened = _LARGE[role]
+    folder = None if comfyui is None else comfyui.joinpath(*_ENCODER_FOLDER, name)
+    if folder is None or not (folder / marker).is_file():
+        raise DaemonError(
+            "tokenizer-missing",
+            f"there is no vocabulary for {role} here: it comes from a ComfyUI checkout",
+            "set COMFYUI_PATH to a checkout, or send token ids with encode_tokens",
+        )
+    return opened(folder)
+
+
+def open_vocabulary(comfyui: Path | None) -> Vocabulary:
     """Return CLIP's vocabulary, from the checkout if there is one.
 
     Raises:

@@ -60,6 +60,15 @@ def test_encoders_that_the_set_lacks_are_left_out_as_comfyui_does() -> None:
     assert set(item.encoders) == {"l"}
 
 
+def test_an_encoder_whose_rows_a_node_emptied_is_not_sent() -> None:
+    roles = ("l", "g", "t5xxl")
+    item, tensors = encode_item({"l": [], "g": [], "t5xxl": [PLAIN]}, TokenState(roles))
+    assert set(item.encoders) == {"t5xxl"}
+    assert len(tensors) == 1
+    with pytest.raises(DaemonError, match="needs l, g, t5xxl"):
+        encode_item({"l": [], "g": [], "t5xxl": []}, TokenState(roles))
+
+
 def test_ids_are_little_endian_32_bit() -> None:
     _, tensors = encode_item({"l": [PLAIN]}, TokenState(roles=("l",)))
     assert (tensors[0].dtype, tensors[0].shape) == ("i32", (3,))

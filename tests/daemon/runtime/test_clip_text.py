@@ -13,12 +13,12 @@ from luna_daemon.runtime import conditioning
 from luna_daemon.runtime.backend import Encoded, EncodeItem, EncoderInput, Row
 from luna_daemon.runtime.casting import CastingLinear, store_fp16
 from luna_daemon.runtime.clip_text import END, START, ClipShape, ClipTextEncoder, expected_shapes
-from luna_daemon.runtime.conditioning import TextFamily
+from luna_daemon.runtime.families import BEFORE_LAST, LAST, TextFamily
 from luna_engine.errors import DaemonError
 
 SHAPE = ClipShape(layers=3, width=128, activation="quick_gelu", pad=END)
-FAMILY = TextFamily({"l": SHAPE}, layer=-1, is_normed=True, pooled="l", is_projected=False)
-RAW_FAMILY = dataclasses.replace(FAMILY, layer=-2, is_normed=False)
+FAMILY = TextFamily({"l": SHAPE}, {"l": LAST}, pooled="l", is_projected=False)
+RAW_FAMILY = dataclasses.replace(FAMILY, picks={"l": BEFORE_LAST})
 CPU = torch.device("cpu")
 
 

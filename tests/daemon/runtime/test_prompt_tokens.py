@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from luna_daemon.runtime.clip_text import CLIP_L, END, START
 from luna_daemon.runtime.prompt_text import NESTING_MAX, EmbeddingName, WeightedText, read_prompt
-from luna_daemon.runtime.tokens import Tokenized, tokenize
-from luna_daemon.runtime.vocabulary import PackagedVocabulary, open_vocabulary
+from luna_daemon.runtime.qwen3 import QWEN3_4B
+from luna_daemon.runtime.t5 import T5_XXL
+from luna_daemon.runtime.tokens import Tokenized, tokenize, tokenize_whole
+from luna_daemon.runtime.vocabulary import PackagedVocabulary, open_role_vocabulary, open_vocabulary
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -183,3 +185,43 @@ def test_without_checkout_or_package_the_tokenizer_is_missing(monkeypatch: pytes
         open_vocabulary(tmp_path)
     assert caught.value.code == "tokenizer-missing"
     assert "COMFYUI_PATH" in (caught.value.hint or "")
+
+
+class Letters:
+    """A vocabulary of one token per character."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+
+def test_t5_gets_one_weighted_row_with_its_end_and_padding() -> None:
+    made = tokenize_whole("a(b:1.5)", T5_XXL, Letters(), lambda _name: None, min_tokens=5)
+    (row,) = made.input.rows
+    assert row.ids == (97, 98, 1, 0, 0)
+    assert row.weights == (1.0, 1.5, 1.0, 1.0, 1.0)
+    assert made.tokens == 2
+
+
+def test_a_long_t5_prompt_is_not_cut() -> None:
+    (row,) = tokenize_whole("a" * 400, T5_XXL, Letters(), lambda _name: None, min_tokens=256).input.rows
+    assert len(row.ids) == 401
+
+
+def test_a_templated_prompt_has_no_weights_and_loses_its_backslashes() -> None:
+    made = tokenize_whole(r"(a:2) \(b\)", QWEN3_4B, Letters(), lambda _name: None, min_tokens=1, template="<{}>")
+    (row,) = made.input.rows
+    assert "".join(map(chr, row.ids)) == "<(a:2) (b)>"
+    assert set(row.weights) == {1.0}
+
+
+def test_an_empty_prompt_without_end_token_is_one_pad() -> None:
+    (row,) = tokenize_whole("", QWEN3_4B, Letters(), lambda _name: None, min_tokens=1).input.rows
+    assert row.ids == (151643,)
+
+
+@pytest.mark.parametrize("role", ["t5xxl", "qwen3_4b"])
+@pytest.mark.parametrize("has_folder", [True, False])
+def test_large_vocabularies_come_from_a_checkout_only(role: str, *, has_folder: bool, tmp_path: Path) -> None:
+    with pytest.raises(DaemonError) as caught:
+        open_role_vocabulary(role, tmp_path if has_folder else None)
+    assert caught.value.code == "tokenizer-missing"

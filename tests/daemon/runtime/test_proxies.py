@@ -126,7 +126,7 @@ class TestSending:
 
     def test_a_part_nobody_can_send_yet_is_unsupported(self, client: DaemonClient) -> None:
         with pytest.raises(DaemonError) as caught:
-            RemoteSet(lambda: client, sent(dict, "t5xxl"), Host())
+            RemoteSet(lambda: client, sent(dict, "gemma2_2b"), Host())
         assert caught.value.code == "model-unsupported"
 
     def test_an_interrupt_in_the_upload_leaves_nothing_behind(

@@ -10,13 +10,13 @@ import torch
 from luna_daemon.runtime import conditioning, open_clip
 from luna_daemon.runtime.backend import EncodeItem, EncoderInput, Row
 from luna_daemon.runtime.clip_text import CLIP_G, END, START, ClipShape, ClipTextEncoder, expected_shapes
-from luna_daemon.runtime.conditioning import TextFamily
+from luna_daemon.runtime.families import BEFORE_LAST, TextFamily
 from luna_daemon.runtime.models import guess_family
 from luna_daemon.runtime.parts import KINDS, Entry, Part, find_part
 
 L_SHAPE = ClipShape(layers=2, width=64, activation="quick_gelu", pad=END)
 G_SHAPE = ClipShape(layers=3, width=128, activation="gelu", pad=0)
-FAMILY = TextFamily({"l": L_SHAPE, "g": G_SHAPE}, layer=-2, is_normed=False, pooled="g", is_projected=True)
+FAMILY = TextFamily({"l": L_SHAPE, "g": G_SHAPE}, {"l": BEFORE_LAST, "g": BEFORE_LAST}, pooled="g", is_projected=True)
 CPU = torch.device("cpu")
 
 
@@ -59,8 +59,8 @@ def test_states_are_joined_on_the_width_and_the_pooled_one_is_gs(encoders: dict[
     single = {
         role: encode({role: encoders[role]}, EncodeItem({role: item.encoders[role]}), one)
         for role, one in (
-            ("l", TextFamily({"l": L_SHAPE}, -2, is_normed=False, pooled="l", is_projected=False)),
-            ("g", TextFamily({"g": G_SHAPE}, -2, is_normed=False, pooled="g", is_projected=True)),
+            ("l", TextFamily({"l": L_SHAPE}, {"l": BEFORE_LAST}, pooled="l", is_projected=False)),
+            ("g", TextFamily({"g": G_SHAPE}, {"g": BEFORE_LAST}, pooled="g", is_projected=True)),
         )
     }
     assert torch.equal(found.cond, torch.cat([single["l"].cond, single["g"].cond], dim=-1))

@@ -1,0 +1,37 @@
+"""T5 and Qwen3 in the real layout and vocabulary, but narrow and shallow, with seeded weights. Not a test module."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from luna_daemon.runtime import qwen3, t5
+from luna_daemon.runtime.qwen3 import Qwen3Shape
+from luna_daemon.runtime.t5 import T5Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+T5 = T5Shape(layers=3, width=64, heads=4, head_width=16, hidden=96, vocabulary=32128)
+QWEN = Qwen3Shape(layers=4, width=64, heads=4, key_heads=2, head_width=128, hidden=96, vocabulary=151936)
+
+
+def t5_weights(dtype: torch.dtype = torch.float16, shape: T5Shape = T5) -> dict[str, torch.Tensor]:
+    """Return the weights of a T5."""
+    return _weights(t5.expected_shapes(shape), 11, dtype, 1.6 / shape.width**0.5)
+
+
+def qwen_weights(dtype: torch.dtype = torch.bfloat16) -> dict[str, torch.Tensor]:
+    """Return the weights of `QWEN`."""
+    return _weights(qwen3.expected_shapes(QWEN), 12, dtype, 0.1)
+
+
+def _weights(
+    shapes: Mapping[str, tuple[int, ...]], seed: int, dtype: torch.dtype, spread: float
+) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: (torch.randn(shape, generator=generator) * spread + ("norm" in name)).to(dtype)
+        for name, shape in shapes.items()
+    }
