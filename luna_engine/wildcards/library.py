@@ -224,7 +224,7 @@ class WildcardLibrary:
 
         with recursion_room():
             run, texts = _turned(draw, index)
-        diagnostics = dict.fromkeys([*run.diagnostics.values(), *snapshot.problems_of(iter(run.touched))])
+        diagnostics = dict.fromkeys([*run.reports.all(), *snapshot.problems_of(iter(run.touched))])
         fixed = tuple(sorted(parts.items()))
 
         def fingerprint() -> str:
@@ -387,7 +387,7 @@ def _turned(draw: Callable[[Odometer], tuple[Run, dict[str, str]]], index: int) 
         digits = draw(Odometer(digits))[0].odometer.following()
     run, texts = draw(Odometer(seen[index % len(seen)]))
     if digits is not None and len(seen) >= MOST_STEPS:
-        run.note_limit(f"only the first {MOST_STEPS} combinations of the sites marked ! can be stepped through")
+        run.reports.note_limit(f"only the first {MOST_STEPS} combinations of the sites marked ! can be stepped through")
     return run, texts
 
 
