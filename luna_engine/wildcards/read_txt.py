@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, overload
 
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.model import Content, Document, Item, ItemList
-from luna_engine.wildcards.parser import MOST_CHARACTERS, read_weight
+from luna_engine.wildcards.parser import MOST_CHARACTERS
 from luna_engine.wildcards.syntax import Weight
+from luna_engine.wildcards.weights import read_weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
