@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -206,19 +207,25 @@ def _lists(target: Target, snapshot: Snapshot, *, templates: bool) -> list[ItemL
 
 
 def _shadow(documents: list[Document]) -> tuple[list[Document], list[Diagnostic]]:
-    """Hide files of later roots behind files of the same path in earlier ones."""
-    kept: dict[str, Document] = {}
+    """Hide files of later roots behind files of the same address in earlier ones, whatever their kinds.
+
+    Files of one root never hide each other: between them the order of kinds decides at each lookup.
+    """
+    kept: list[Document] = []
+    owners: dict[str, Document] = {}
     hints: list[Diagnostic] = []
     for document in sorted(documents, key=lambda found: found.root):
-        first = kept.setdefault(document.path, document)
-        if first is not document:
-            hints.append(
-                Diagnostic(
-                    "shadowed",
-                    Severity.HINT,
-                    f"{document.path} of an earlier root hides one of a later root",
-                    None,
-                    document.path,
-                )
+        first = owners.setdefault(unicodedata.normalize("NFC", document.address), document)
+        if first.root == document.root:
+            kept.append(document)
+            continue
+        hints.append(
+            Diagnostic(
+                "shadowed",
+                Severity.HINT,
+                f"{first.path} of an earlier root hides {document.path} of a later one",
+                "rename one of them to have both",
+                document.path,
             )
-    return list(kept.values()), hints
+        )
+    return kept, hints

@@ -209,16 +209,6 @@ def test_no_root_is_an_empty_library() -> None:
     assert WildcardLibrary.load().expand("{a|a} {b}").text == "a {b}"
 
 
-def test_earlier_roots_shadow_later_ones(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.txt").write_text(f"{name}\n", "utf-8")
-    (tmp_path / "two" / "b.txt").write_text("only\n", "utf-8")
-    library = WildcardLibrary.load([tmp_path / "one", tmp_path / "two"])
-    assert library.expand("__a__ __b__").text == "one only"
-    assert [found.code for found in library.diagnostics] == ["shadowed"]
-
-
 def test_ambiguous_names_are_taken_by_rule_and_reported(tmp_path: Path) -> None:
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
