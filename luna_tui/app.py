@@ -24,10 +24,11 @@ from luna_tui.themes import THEMES
 from luna_tui.views import EventRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from textual.binding import BindingType
+    from textual.filter import LineFilter
     from textual.screen import Screen
 
     from luna_tui.backend.protocol import Backend
@@ -98,6 +99,7 @@ class LunaApp(App[None]):
         self.backend = backend
         self.readonly = readonly
         self.glyphs = glyphs.ASCII if plain else glyphs.UNICODE
+        self._signs: list[LineFilter] = [self._new("luna_tui.ascii_filter:AsciiSigns")] if plain else []
         self.crash_file: Path | None = None
         self.commands_done: list[str] = []
         self.quit_guards: dict[str, QuitGuard] = {}
@@ -117,9 +119,13 @@ class LunaApp(App[None]):
         """The screens as (number, id, label)."""
         return tuple((number, *entry[:2]) for number, entry in enumerate(SCREENS, 1))
 
-    def _make_screen(self, target: str) -> Screen[Any]:
+    @staticmethod
+    def _new(target: str) -> Any:
         module, name = target.split(":")
-        screen: Screen[Any] = getattr(importlib.import_module(module), name)()
+        return getattr(importlib.import_module(module), name)()
+
+    def _make_screen(self, target: str) -> Screen[Any]:
+        screen: Screen[Any] = self._new(target)
         screen.set_class(self.glyphs.ascii, "-ascii")
         screen.set_class(self.no_color, "-mono")
         return screen
@@ -221,6 +227,10 @@ class LunaApp(App[None]):
             if not guard(partial(self._leave, guards[index + 1 :])):
                 return
         self.exit()
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Return what Textual passes each drawn line through."""
+        return [*super().get_line_filters(), *self._signs]
 
     # -- what screens ask for --------------------------------------------------------------------------------
 

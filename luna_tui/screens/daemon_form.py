@@ -48,6 +48,10 @@ class DaemonForm(ModalScreen[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "cancel"),
         Binding("ctrl+s", "save", "save", priority=True),
+        # With priority the focus moves before the next key is given out. Without, a tab waits in the old field's queue
+        # while the keys typed behind it go there too.
+        Binding("tab", "app.focus_next", "next field", show=False, priority=True),
+        Binding("shift+tab", "app.focus_previous", "field before", show=False, priority=True),
     ]
 
     class Ready(Message):
@@ -142,7 +146,9 @@ class DaemonForm(ModalScreen[str | None]):
                 self.query_one("#model", Select), self._models(), f"set:{draft.set_name}" if draft.set_name else _NONE
             )
             name = self.query_one("#name", Input)
-            name.value = name.value or draft.name or self._free_name()
+            if not name.value:
+                name.value = draft.name or self._free_name()
+                name.action_select_all()  # what is typed now takes the place of the suggestion
             port = self.query_one("#port", Input)
             port.value = port.value or draft.port or str(message.choices.free_port)
             self.query_one("#service_type", Select).value = draft.service_type

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from textual import events
 from textual.widgets import Input, Select
 
 from luna_tui.backend.fake import FakeBackend
@@ -70,6 +71,19 @@ async def test_the_form_goes_to_the_first_mistake_and_saves_when_there_is_none(t
         await tui.settled(pilot)
         assert not isinstance(pilot.app.screen, DaemonForm)
         assert backend.calls == [("daemons.save", "luna")]
+
+
+async def test_keys_typed_right_behind_a_tab_go_to_the_next_field(tui: Any) -> None:
+    """All keys are in the application's queue before it looks at the first, as after a paste or under load."""
+    async with tui.running() as pilot:
+        await pilot.press("c")
+        await tui.settled(pilot)
+        for sign in "mine\t\t\t29999":
+            key = "tab" if sign == "\t" else sign
+            pilot.app.post_message(events.Key(key, sign))
+        await tui.settled(pilot)
+        form = pilot.app.screen
+        assert (form.query_one("#name", Input).value, form.query_one("#port", Input).value) == ("mine", "29999")
 
 
 async def test_the_form_saves_what_was_chosen(tui: Any) -> None:
