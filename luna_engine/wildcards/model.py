@@ -94,14 +94,21 @@ class Branch:
 Place = Branch | ItemList
 
 
+def _no_digest() -> bytes:
+    return b""
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What reading a file gave. ``is_stale``: the file is broken and ``top`` is its last good version."""
+    """What reading a file gave. ``is_stale``: the file is broken and ``top`` is its last good version.
+
+    ``digest_of`` returns a digest of the file's bytes; large files are hashed only when it is called.
+    """
 
     top: Place | None
     diagnostics: tuple[Diagnostic, ...] = ()
     is_rules: bool = False
-    digest: bytes = b""
+    digest_of: Callable[[], bytes] = _no_digest
     is_stale: bool = False
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
 from luna_engine.wildcards.globs import match_parts
+from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.lookup import AddressIndex, Target, joined
 from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain, parse
@@ -165,9 +166,7 @@ class Snapshot:
 
         visit(parsed.nodes, parsed, None)
         while waiting:
-            for item in waiting.popleft().items:
-                if is_plain(item.text):
-                    continue
+            for item in _constructs(waiting.popleft()):
                 tree = self.parse_item(item)
                 if item.owner is not None:
                     visit(tree.nodes, tree, item.owner.document)
@@ -181,7 +180,7 @@ class Snapshot:
             digest.update(f"{profile.value}\0{text}".encode("utf-8", "surrogatepass"))
             for document in sorted(self.reach(self.template(text, profile)), key=lambda found: found.path):
                 digest.update(f"\0{document.path}\0".encode("utf-8", "surrogatepass"))
-                digest.update(document.content.digest)
+                digest.update(document.content.digest_of())
             names = "\0".join(sorted(document.path for document in self.documents))
             digest.update(names.encode("utf-8", "surrogatepass") if self._has_unknown(text, profile) else b"")
             self._digests[key] = digest.hexdigest()
@@ -198,6 +197,13 @@ class Snapshot:
                 return True
             stack.extend(children(node))
         return False
+
+
+def _constructs(found: ItemList) -> Iterator[Item]:
+    """Yield the items that may hold a construct."""
+    if isinstance(found.items, Lines):
+        return found.items.constructs()
+    return (item for item in found.items if not is_plain(item.text))
 
 
 def _lists(target: Target, snapshot: Snapshot, *, templates: bool) -> list[ItemList]:
