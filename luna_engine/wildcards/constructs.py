@@ -118,6 +118,9 @@ def _wildcard(run: Run, node: Wildcard, frame: Frame) -> None:
             run.fail(trouble, node, frame)
     if target is not None:
         site = run.site(node, frame)
+        if not node.arguments:
+            run.draw_target(target, node, frame, site, node.sampler)
+            return
         with commands.arguments(run, node, frame, site):
             run.draw_target(target, node, frame, site, node.sampler)
 

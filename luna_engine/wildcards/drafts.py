@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.expansion import Choice, ChoiceKind
 
@@ -55,34 +55,45 @@ class Draft:
 
     def freeze(self) -> Choice:
         """Return the finished choice."""
-        item = self.item
+        span = None if self.start is None else (self.start, self.end)
+        site, item = self.site, self.item
         owner = item.owner if item is not None else None
-        facts: dict[str, Any] = {}
-        if item is not None and owner is not None:
-            facts = {
-                "file": owner.document.path,
-                "line": item.line,
-                "column": item.column,
-                "address": owner.address,
-                "item_id": item.item_id,
-                "tags": item.tags,
-                "payload": item.payload,
-                "extra": item.extra,
-            }
-        return Choice(
+        if item is None or owner is None:
+            return Choice(
+                self.kind,
+                self.value,
+                self.written,
+                self.part,
+                weight=self.weight,
+                probability=self.probability,
+                pool_size=self.pool_size,
+                parent=self.parent,
+                span=span,
+                site_span=self.site_span,
+                site_text=site.text,
+                site=site.name,
+            )
+        return Choice(  # by position: every item drawn comes this way
             self.kind,
             self.value,
             self.written,
             self.part,
-            weight=self.weight,
-            probability=self.probability,
-            pool_size=self.pool_size,
-            parent=self.parent,
-            span=None if self.start is None else (self.start, self.end),
-            site_span=self.site_span,
-            site_text=self.site.text,
-            site=self.site.name,
-            **facts,
+            owner.document.path,
+            item.line,
+            item.column,
+            owner.address,
+            item.item_id,
+            item.tags,
+            item.payload,
+            item.extra,
+            self.weight,
+            self.probability,
+            self.pool_size,
+            self.parent,
+            span,
+            self.site_span,
+            site.text,
+            site.name,
         )
 
 
@@ -102,4 +113,5 @@ class Pieces:
 
     def text(self, first: int = 0) -> str:
         """Return the text, or what came from piece ``first`` on."""
-        return "".join(self.pieces[first:])
+        pieces = self.pieces
+        return pieces[first] if len(pieces) == first + 1 else "".join(pieces[first:])

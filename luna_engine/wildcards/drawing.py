@@ -212,6 +212,10 @@ class Run:
         """
         if not self.enter(node, frame):
             return
+        if len(prompt.nodes) == 1 and type(prompt.nodes[0]) is Text:
+            self.out.write(prompt.nodes[0].value)
+            self.depth -= 1
+            return
         home = home or frame
         inner = Frame(
             home.parsed,

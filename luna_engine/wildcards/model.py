@@ -67,11 +67,14 @@ class ItemList:
     line: int
     column: int
     items: Sequence[Item] = field(default_factory=list)
+    _address: str | None = None
 
     @property
     def address(self) -> str:
-        """The canonical address, ``folder/file:key.key``."""
-        return self.document.address_of(self.keys)
+        """The canonical address, ``folder/file:key.key``, put together once: each draw records it."""
+        if self._address is None:
+            self._address = self.document.address_of(self.keys)
+        return self._address
 
     def add(self, item: Item) -> None:
         """Take an item (only while the file is being read)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import time
 import weakref
@@ -315,6 +316,18 @@ def test_changes_on_disk_reach_the_next_expansion(folder: Path, *, notifications
         while time.monotonic() < until and library.expand("__thing__").text != "found":
             time.sleep(0.005)
         assert library.expand("__thing__").text == "found"
+    finally:
+        watch.stop()
+
+
+def test_only_names_that_the_library_can_hold_start_a_reload(folder: Path) -> None:
+    watch = Watch(WildcardLibrary.load(folder), lambda _: None, use_notifications=False)
+    try:
+        watch._take(str(folder / ".mood.swp"), "")
+        watch._take(b"/library/.mood.new", b"/library/.mood.bak")
+        assert watch._last_event_s == -math.inf
+        watch._take(str(folder / ".new"), str(folder / "mood.txt"))
+        assert watch._last_event_s > 0, "a save by renaming ends at a visible name"
     finally:
         watch.stop()
 
