@@ -21,7 +21,7 @@ async def test_a_question_names_the_loss_and_focuses_cancel(tui: Any) -> None:
         await pilot.press("x")
         await pilot.pause()
         assert isinstance(pilot.app.screen, ConfirmDialog)
-        assert "comfy:8188" in tui.text(pilot.app)
+        assert "comfyui" in tui.text(pilot.app)
         assert pilot.app.focused is not None
         assert pilot.app.focused.id == "no"
         await pilot.press("enter")
@@ -94,7 +94,7 @@ async def test_the_form_saves_what_was_chosen(tui: Any) -> None:
         form = pilot.app.screen
         form.query_one("#name", Input).value = "mine"
         form.query_one("#service_type", Select).value = "vae"
-        form.query_one("#device", Select).value = "cuda:1"
+        form.query_one("#device", Select).value = "GPU-90c1d2aa"
         form.query_one("#model", Select).value = "file:/models/checkpoints/sd15.safetensors"
         form.query_one("#autostart").focus()
         await pilot.press("space", "ctrl+s")
@@ -102,7 +102,7 @@ async def test_the_form_saves_what_was_chosen(tui: Any) -> None:
         draft = backend.daemons.drafts["mine"]
         assert (draft.service_type, draft.device, draft.file) == (
             "vae",
-            "cuda:1",
+            "GPU-90c1d2aa",
             "/models/checkpoints/sd15.safetensors",
         )
         assert draft.autostart
