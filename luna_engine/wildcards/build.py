@@ -242,7 +242,7 @@ class _Builder:
         if len(text) > MOST_CHARACTERS:
             self.report("limit", f"an item of {len(text)} characters was left out", None, node)
             return
-        weight, start = read_weight(text)
+        weight, start = read_weight(text) if "::" in text else (None, 0)
         if weight is not None and weight.problem:
             self.report("bad-weight", weight.problem, "write a positive number", node, Severity.WARNING)
         exact = self.exact_column(node)
