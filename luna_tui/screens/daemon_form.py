@@ -13,6 +13,7 @@ from textual.widgets import Input, Label, Select, Static
 
 from luna_engine.errors import LunaError
 from luna_tui.plain import clean, content
+from luna_tui.screens.tabbing import TAB_BINDINGS
 from luna_tui.views import DaemonDraft, FieldProblem, FormChoices, Outcome
 from luna_tui.widgets.tick import Tick
 from luna_tui.wording import size
@@ -48,10 +49,7 @@ class DaemonForm(ModalScreen[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "cancel"),
         Binding("ctrl+s", "save", "save", priority=True),
-        # With priority the focus moves before the next key is given out. Without, a tab waits in the old field's queue
-        # while the keys typed behind it go there too.
-        Binding("tab", "app.focus_next", "next field", show=False, priority=True),
-        Binding("shift+tab", "app.focus_previous", "field before", show=False, priority=True),
+        *TAB_BINDINGS,
     ]
 
     class Ready(Message):
