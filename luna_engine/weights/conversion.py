@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 _SPARE_BYTES = 64 * 1024**2
 _MOST_THREADS = 8
+_MOST_LOW = 0.05
 _FAILED_ERROR = 0.5  # a wrong scale, order or type gives 1 and more
 
 
@@ -162,9 +163,13 @@ def _plan(source: Path, precision: str | Precision, options: ConversionOptions |
     doubtful = [
         tensor.source
         for tensor in found.tensors
-        if tensor.dtype == "F16" and tensor.source.dtype in {"F64", "F32", "BF16"}
+        if tensor.dtype == "F16" and not tensor.in_block and tensor.source.dtype in {"F64", "F32", "BF16"}
     ]
-    large = frozenset(info.name for info in doubtful if greatest_magnitude(source, info) > GREATEST_HALF)
+    large = frozenset(
+        tensor.name
+        for tensor in doubtful
+        if any(greatest_magnitude(source, info) > GREATEST_HALF for info in tensor.infos)
+    )
     return plan(source, precision, options=options, overflowing=large) if large else found
 
 
@@ -182,7 +187,12 @@ def _is_current(destination: Path, found: ConversionPlan) -> bool:
             f"{destination} exists and was not made by Luna from {found.source.name}",
             "move it away, or name another folder with --out",
         )
-    return known.stamp == found.stamp and known.rules == provenance.RULES and known.precision == found.precision.label
+    return (
+        known.stamp == found.stamp
+        and known.rules == provenance.RULES
+        and known.precision == found.precision.label
+        and known.fp8_layout == found.fp8_layout
+    )
 
 
 def _check_space(destination: Path, size: int, keep_free: int) -> None:
@@ -224,7 +234,7 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
     results = stream(
         found.source,
         part,
-        list(zip(found.tensors, layout.slots, strict=True)),
+        found.places(layout),
         min(os.cpu_count() or 1, _MOST_THREADS),
         run.cancel,
         lambda tally: _report_tally(run, found, tally, begun),
@@ -233,8 +243,8 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
                total_bytes=found.source_bytes)  # fmt: skip
     errors, warnings = _judge(found, results)
     findings = provenance.Findings(
-        tree_hash([result.source_line for result in results]),
-        tree_hash([result.output_line for result in results]),
+        tree_hash([line for result in results for line in result.source_lines]),
+        tree_hash([line for result in results for line in result.output_lines]),
         errors,
     )
     if _stamps(found.source) != before:
@@ -304,7 +314,9 @@ def _judge(found: ConversionPlan, results: list[TensorResult]) -> tuple[dict[str
     for kind, total in sorted(sums.items()):
         rmse = total.relative_rmse
         figures[kind] = {"tensors": total.tensors, "rmse": float(f"{rmse:.4g}"), "max": float(f"{total.greatest:.4g}")}
-        if rmse > _FAILED_ERROR:
+        if total.low or total.clipped:
+            figures[kind] |= {"low": total.low, "clipped": total.clipped}
+        if rmse > _FAILED_ERROR and not found.precision.is_error_open:
             raise ConversionError(
                 "convert-failed",
                 f"{kind} tensors came out with a relative error of {rmse:.3g}: the result is not the model",
@@ -312,7 +324,18 @@ def _judge(found: ConversionPlan, results: list[TensorResult]) -> tuple[dict[str
             )
         if rmse > 2 * found.precision.usual_error:
             warnings.append(f"{kind}: relative error {rmse:.2g}, {2 * found.precision.usual_error:.2g} is usual")
-    return figures, tuple(warnings)
+    return figures, (*warnings, *_fp8_warnings(sums))
+
+
+def _fp8_warnings(sums: dict[str, ErrorSum]) -> tuple[str, ...]:
+    """Say what plain fp8 loses: it has no scale, and few bits where most weights lie."""
+    values, low = sum(total.values for total in sums.values()), sum(total.low for total in sums.values())
+    warnings: list[str] = []
+    if low > _MOST_LOW * values:
+        warnings.append(f"{low / values:.0%} of the fp8 values lie below its normal range: fp8_e4m3fn_scaled is better")
+    if clipped := sum(total.clipped for total in sums.values()):
+        warnings.append(f"{clipped:,} values beyond 448 were clipped: fp8_e4m3fn_scaled holds them")
+    return tuple(warnings)
 
 
 def _finish_header(part: Path, found: ConversionPlan, findings: provenance.Findings, length: int) -> None:
@@ -329,7 +352,7 @@ def _check_written(part: Path, found: ConversionPlan) -> None:
     """Read the file's header back and compare it with the plan."""
     header = read_header(part)
     written = {tensor.name: tensor.dtype for tensor in header.tensors}
-    planned = {tensor.name: tensor.dtype for tensor in found.tensors}
+    planned = {slot.name: slot.dtype for slot in found.layout().slots}
     if written != planned:
         raise ConversionError("convert-failed", f"{part.name} does not hold the tensors that were planned")
 
