@@ -24,6 +24,7 @@ from luna_engine.errors import ConversionError, InputFileError
 from luna_engine.paths import sync_dir
 from luna_engine.weights import provenance
 from luna_engine.weights.headers import read_header
+from luna_engine.weights.judging import judge
 from luna_engine.weights.kernels.casts import GREATEST_HALF
 from luna_engine.weights.locking import locked
 from luna_engine.weights.plans import KERNEL, ConversionOptions, ConversionPlan, plan
@@ -31,12 +32,10 @@ from luna_engine.weights.progress import Progress
 from luna_engine.weights.streaming import (
     Cancelled,
     Tally,
-    TensorResult,
     greatest_magnitude,
     stream,
     tree_hash,
 )
-from luna_engine.weights.tensor_classes import ErrorSum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
 
 _SPARE_BYTES = 64 * 1024**2
 _MOST_THREADS = 8
-_MOST_LOW = 0.05
-_FAILED_ERROR = 0.5  # a wrong scale, order or type gives 1 and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +238,7 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
     )
     run.report("check", index=len(results), count=len(results), done_bytes=found.source_bytes,
                total_bytes=found.source_bytes)  # fmt: skip
-    errors, warnings = _judge(found, results)
+    errors, warnings = judge(found, results)
     findings = provenance.Findings(
         tree_hash([line for result in results for line in result.source_lines]),
         tree_hash([line for result in results for line in result.output_lines]),
@@ -302,40 +299,6 @@ def _report_tally(run: _Run, found: ConversionPlan, tally: Tally, begun: float) 
         bytes_per_s=rate,
         eta_s=(found.source_bytes - tally.done_bytes) / rate if rate else None,
     )
-
-
-def _judge(found: ConversionPlan, results: list[TensorResult]) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
-    """Sum errors up by class; unusual ones are warned of, impossible ones fail the job."""
-    sums: dict[str, ErrorSum] = {}
-    for result in results:
-        sums.setdefault(result.kind, ErrorSum()).merge(result.errors)
-    figures: dict[str, dict[str, float]] = {}
-    warnings: list[str] = []
-    for kind, total in sorted(sums.items()):
-        rmse = total.relative_rmse
-        figures[kind] = {"tensors": total.tensors, "rmse": float(f"{rmse:.4g}"), "max": float(f"{total.greatest:.4g}")}
-        if total.low or total.clipped:
-            figures[kind] |= {"low": total.low, "clipped": total.clipped}
-        if rmse > _FAILED_ERROR and not found.precision.is_error_open:
-            raise ConversionError(
-                "convert-failed",
-                f"{kind} tensors came out with a relative error of {rmse:.3g}: the result is not the model",
-                "please report this with the source's name",
-            )
-        if rmse > 2 * found.precision.usual_error:
-            warnings.append(f"{kind}: relative error {rmse:.2g}, {2 * found.precision.usual_error:.2g} is usual")
-    return figures, (*warnings, *_fp8_warnings(sums))
-
-
-def _fp8_warnings(sums: dict[str, ErrorSum]) -> tuple[str, ...]:
-    """Say what plain fp8 loses: it has no scale, and few bits where most weights lie."""
-    values, low = sum(total.values for total in sums.values()), sum(total.low for total in sums.values())
-    warnings: list[str] = []
-    if low > _MOST_LOW * values:
-        warnings.append(f"{low / values:.0%} of the fp8 values lie below its normal range: fp8_e4m3fn_scaled is better")
-    if clipped := sum(total.clipped for total in sums.values()):
-        warnings.append(f"{clipped:,} values beyond 448 were clipped: fp8_e4m3fn_scaled holds them")
-    return tuple(warnings)
 
 
 def _finish_header(part: Path, found: ConversionPlan, findings: provenance.Findings, length: int) -> None:

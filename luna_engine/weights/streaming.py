@@ -168,8 +168,7 @@ class Pipe:
         for first in range(0, elements, CHUNK):
             if self._cancel.is_set():
                 raise Cancelled
-            values = self._reader.values(source, first, min(CHUNK, elements - first))
-            greatest = np.maximum(greatest, np.maximum(values.max(), -values.min()))
+            greatest = np.maximum(greatest, self._greatest(source, first, min(CHUNK, elements - first)))
         if greatest < _LEAST_SCALED:
             return Scaling(np.float32(1), np.float32(1), None)
         e4m3 = np.float32(casts.GREATEST_E4M3)
@@ -178,6 +177,14 @@ class Pipe:
         if not source.is_scaled and source.is_uniform and source.dtype in _TABLED and elements >= _WORTH_A_TABLE:
             table = casts.scaled_table(source.dtype, factor)
         return Scaling(factor, greatest / e4m3, table)
+
+    def _greatest(self, source: SourceTensor, first: int, count: int) -> np.float32:
+        """Return the greatest magnitude of a run of values, all of which are finite."""
+        if not source.is_uniform or source.is_scaled or source.dtype not in FLOATS:
+            return np.float32(np.abs(self._reader.values(source, first, count)).max())
+        raw = self._reader.raw(source, first, count)
+        finite_or_raise(source.infos[0].name, source.dtype, raw, first, self._reader.name)
+        return np.float32(casts.greatest(source.dtype, raw))
 
     def _convert(
         self, planned: PlannedTensor, chunk: Chunk, scaling: Scaling | None, errors: ErrorSum
