@@ -36,6 +36,7 @@ FRAME_SECONDS = 5.0
 FRAME_BYTES_PER_SECOND = 16 * MIB
 STALLED_READER_SECONDS = 30.0
 VECTOR_MAX = 512
+SEND_BUFFER_BYTES = MIB  # the conditioning of a prompt goes to the kernel in one call
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
@@ -65,6 +66,11 @@ def set_receive_slice(connection: socket.socket, seconds: float) -> None:
     whole = int(seconds)
     packed = struct.pack("ll", whole, int((seconds - whole) * 1e6))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+
+
+def widen(connection: socket.socket) -> None:
+    """Ask for a kernel buffer that takes a usual reply whole; the kernel may grant less."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def wait_readable(connection: socket.socket, seconds: float) -> bool:
@@ -170,9 +176,19 @@ class FrameReader:
 
     def _receive_into(self, view: memoryview) -> int:
         left = self._deadline - time.monotonic()
-        if left <= 0 or not wait_readable(self._connection, left):
+        if left <= 0:
+            raise ConnectionLostError("the other side stopped in the middle of a message")
+        if _DONT_WAIT:
+            try:
+                return _received(self._receive_now, view)  # mostly the bytes are there already
+            except BlockingIOError:
+                pass
+        if not wait_readable(self._connection, left):
             raise ConnectionLostError("the other side stopped in the middle of a message")
         return _received(self._connection.recv_into, view)
+
+    def _receive_now(self, view: memoryview) -> int:
+        return self._connection.recv_into(view, 0, _DONT_WAIT)
 
 
 def _received(receive: Callable[[memoryview], int], view: memoryview) -> int:
