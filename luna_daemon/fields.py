@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LIST_MAX = 512
 TEXT_MAX = 32_768
+_SCALARS = frozenset({type(None), bool, str, int, float})
 
 
 class Body(Protocol):
@@ -49,13 +50,15 @@ def decode_body(kind: type[B], raw: object, *, strict: bool) -> B:
 
 def plain(value: object) -> Any:
     """Return a body as JSON-ready dicts and lists; a class may define ``as_wire`` where names differ."""
-    if value is None or isinstance(value, (str, int, float)):
+    kind = type(value)
+    if kind in _SCALARS or isinstance(value, (str, int, float)):
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    names = _names(kind)  # type: ignore[arg-type]  # typeshed thinks that classes cannot be hashed
+    if names is not None:
         as_wire = getattr(value, "as_wire", None)
         if as_wire is not None:
             return as_wire()
-        return {name: plain(getattr(value, name)) for name in _names(type(value))}
+        return {name: inner if type(inner := getattr(value, name)) in _SCALARS else plain(inner) for name in names}
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -64,8 +67,9 @@ def plain(value: object) -> Any:
 
 
 @functools.cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(entry.name for entry in dataclasses.fields(kind))
+def _names(kind: type) -> tuple[str, ...] | None:
+    """Return the fields of a dataclass, None for any other class."""
+    return tuple(entry.name for entry in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
 
 
 class Fields:

@@ -7,6 +7,7 @@ listed order with nothing between. Everything a peer claims is checked before an
 from __future__ import annotations
 
 import json
+import json.encoder
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 LENGTH_BYTES = 4
 HEADER_BYTES_MAX = 65_536
@@ -154,11 +155,22 @@ def _float(digits: str) -> float:
     return number
 
 
-_decoder = json.JSONDecoder(
-    object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_float
-)
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_float)
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-_scan = _decoder.scan_once
+
+
+def _compiled_encoder() -> Callable[[Any], str]:
+    """Return the encoder that `json` builds anew for each text, built once; elsewhere than in CPython the usual one."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _encoder.encode
+    text = json.encoder.encode_basestring
+    write = make(None, _encoder.default, text, None, ":", ",", False, False, False)  # noqa: FBT003 - its own order
+    return lambda record: "".join(write(record, 0))
+
+
+_encode = _compiled_encoder()
+_scan = _decoder.scan_once  # type: ignore[attr-defined]  # typeshed does not list it
 
 
 def decode_header(raw: bytes | bytearray | memoryview) -> dict[str, Any]:
@@ -195,12 +207,9 @@ def _parse(text: str) -> Any:
 def _is_plain(text: str) -> bool:
     """Tell from the characters alone that a header need not be walked: shallow, small, no escaped surrogates.
 
-    Each container opens with a bracket, each value but the first of its container follows a comma: their numbers
-    bound depth and values from above, whatever the texts hold.
+    Each value takes a character, each container an opening bracket: both bound it from above, whatever the texts hold.
     """
-    containers = text.count("{") + text.count("[")
-    values = text.count(",") + containers
-    return containers <= DEPTH_MAX and values <= VALUES_MAX and "\\" not in text
+    return len(text) <= VALUES_MAX and "\\" not in text and text.count("{") + text.count("[") <= DEPTH_MAX
 
 
 def _check_values(header: dict[str, Any]) -> None:
@@ -298,20 +307,22 @@ def encode_frame(
         DaemonError: ``request-invalid`` if the header outgrows the limit; ``tensor-invalid`` if a tensor's data and
             its dtype and shape disagree, or there are too many.
     """
-    record = dict(header)
+    record = header
     if tensors:
         if len(tensors) > SEGMENTS_MAX:
             raise DaemonError("tensor-invalid", f"{len(tensors)} tensors in one message, {SEGMENTS_MAX} fit")
-        record["segments"] = [_announcement(tensor) for tensor in tensors]
-    raw = _encoder.encode(record).encode()
+        record = {**header, "segments": [_announcement(tensor) for tensor in tensors]}
+    raw = _encode(record).encode()
     if len(raw) > limit:
         raise DaemonError(
             "request-invalid",
             f"the header of this message takes {len(raw)} bytes, {limit} fit",
             "send fewer items or shorter texts in one request",
         )
-    prefixed = len(raw).to_bytes(LENGTH_BYTES, "big") + raw
-    return [memoryview(prefixed), *(tensor.data.cast("B") for tensor in tensors if tensor.nbytes)]
+    prefixed = memoryview(len(raw).to_bytes(LENGTH_BYTES, "big") + raw)
+    if not tensors:
+        return [prefixed]
+    return [prefixed, *(tensor.data.cast("B") for tensor in tensors if tensor.nbytes)]
 
 
 def _announcement(tensor: WireTensor) -> dict[str, Any]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HANDSHAKE_SECONDS = 2.0
 SLICE_SECONDS = 0.1
 SEND_STALL_SECONDS = 30.0
+_PAYLOAD_MAX = frames.Limits().payload_out_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ class Link:
         return self._reader.has_received()
 
     def _read_one(self) -> None:
-        announced = self._reader.announced(payload_limit=frames.Limits().payload_out_bytes)
+        announced = self._reader.announced(payload_limit=_PAYLOAD_MAX)
         header = announced.header
         request = header.get("id")
         pending = self._pending.get(request) if isinstance(request, int) and "ok" in header else None
@@ -212,7 +213,7 @@ class Link:
             if header.get("ok") is False and request is None:
                 raise error_from(header.get("error"))  # the daemon closes the connection, and says why
             return
-        tensors = self._transport.receive(self._reader, announced)
+        tensors = self._transport.receive(self._reader, announced) if announced.segments else {}
         with self._lock:
             self._pending.pop(request, None)  # type: ignore[arg-type]  # it is an int where pending was found
             pending.tensors = tensors

@@ -38,7 +38,7 @@ STALLED_READER_SECONDS = 30.0
 VECTOR_MAX = 512
 SEND_BUFFER_BYTES = MIB  # the conditioning of a prompt goes to the kernel in one call
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_SEND_FLAGS = _DONT_WAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class ConnectionLostError(DaemonError):
@@ -58,7 +58,7 @@ class Announced:
     @property
     def payload_bytes(self) -> int:
         """Return the bytes of all segments."""
-        return sum(segment.nbytes for segment in self.segments)
+        return sum(segment.nbytes for segment in self.segments) if self.segments else 0
 
 
 def set_receive_slice(connection: socket.socket, seconds: float) -> None:
@@ -118,9 +118,11 @@ class FrameReader:
         if not self.has_bytes:
             self._receive()
         self._deadline = time.monotonic() + frame_s
-        self._fill(LENGTH_BYTES)
+        if self._end - self._start < LENGTH_BYTES:
+            self._fill(LENGTH_BYTES)
         length = header_length(self._buffer[self._start : self._start + LENGTH_BYTES], header_limit)
-        self._fill(LENGTH_BYTES + length)
+        if self._end - self._start < LENGTH_BYTES + length:
+            self._fill(LENGTH_BYTES + length)
         begin = self._start + LENGTH_BYTES
         header = decode_header(self._buffer[begin : begin + length])
         self._start = begin + length
@@ -291,7 +293,10 @@ def _push(connection: socket.socket, buffers: list[memoryview]) -> list[memoryvi
     """Write as much as the kernel takes now; return what is left."""
     while buffers:
         try:
-            sent = connection.sendmsg(buffers[:VECTOR_MAX], (), _DONT_WAIT | _NO_SIGNAL)
+            if len(buffers) == 1:
+                sent = connection.send(buffers[0], _SEND_FLAGS)
+            else:
+                sent = connection.sendmsg(buffers[:VECTOR_MAX], (), _SEND_FLAGS)
         except BlockingIOError:
             return buffers
         while buffers and sent >= buffers[0].nbytes:
