@@ -15,7 +15,7 @@ from luna_daemon.fields import decode_body, plain
 from luna_daemon.messages import MAGIC, PROTOCOL, Auth, Challenge, Hello
 from luna_daemon.protocol import COMMANDS, Lane, check_tensors
 from luna_daemon.runtime.executor import internal_error
-from luna_daemon.runtime.queue import Job
+from luna_daemon.runtime.queue import DONE, Job
 from luna_daemon.stream import ConnectionLostError, FrameReader, FrameWriter, wait_readable
 from luna_engine.errors import DaemonError
 
@@ -197,8 +197,8 @@ class Connection:
 
     def _judge(self, header: dict[str, Any], request: int) -> tuple[Command, Job | None]:
         """Check a header; return its command, and the job unless it is answered at once."""
-        unknown = header.keys() - _REQUEST_KEYS
-        if unknown:
+        if not header.keys() <= _REQUEST_KEYS:
+            unknown = header.keys() - _REQUEST_KEYS
             raise DaemonError("request-invalid", f"{min(unknown)}: unknown field", details={"path": min(unknown)})
         name = header.get("cmd")
         command = COMMANDS.get(name) if isinstance(name, str) else None
@@ -244,6 +244,11 @@ class Connection:
             self._service.replied(body)
 
     def _enqueue(self, job: Job) -> None:
+        answer = self._service.recall(job)
+        if answer is not None:
+            job.state = DONE
+            self._finish(job, answer)
+            return
         with self._jobs_lock:
             self._jobs[job.request] = job
         self._service.enqueue(job)

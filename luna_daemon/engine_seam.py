@@ -50,13 +50,18 @@ class EngineOptions:
 class ModelEngine(Protocol):
     """What `luna_daemon.runtime.engine.Engine` offers.
 
-    `start` and the model methods run on the executor or loader thread, one at a time; `snapshot` and `list_models`
-    on any. A model method takes the decoded body, the segments by name and a check that raises on cancel or deadline,
-    and returns the reply's body and segments. Failures are DaemonError with the codes of the protocol table.
+    `start` and the model methods run on the executor or loader thread, one at a time; `snapshot`, `recall` and
+    `list_models` on any. A model method takes the decoded body, the segments by name and a check that raises on cancel
+    or deadline, and returns the reply's body and segments. Failures are DaemonError with the codes of the protocol
+    table.
     """
 
     def start(self, on_phase: OnPhase) -> None:
         """Import torch, take the device, probe the backend, preload, warm up."""
+        ...
+
+    def recall(self, body: Any, segments: Mapping[str, WireTensor]) -> Answer | None:
+        """Answer a request of the device lane from memory, on any thread and at once; None if it must be run."""
         ...
 
     def snapshot(self) -> EngineSnapshot:

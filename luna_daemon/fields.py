@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 LIST_MAX = 512
 TEXT_MAX = 32_768
+_SCALARS = frozenset({type(None), bool, str, int, float})
 
 
 class Body(Protocol):
@@ -49,13 +50,15 @@ def decode_body(kind: type[B], raw: object, *, strict: bool) -> B:
 
 def plain(value: object) -> Any:
     """Return a body as JSON-ready dicts and lists; a class may define ``as_wire`` where names differ."""
-    if value is None or isinstance(value, (str, int, float)):
+    kind = type(value)
+    if kind in _SCALARS or isinstance(value, (str, int, float)):
         return value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    names = _names(kind)  # type: ignore[arg-type]  # typeshed thinks that classes cannot be hashed
+    if names is not None:
         as_wire = getattr(value, "as_wire", None)
         if as_wire is not None:
             return as_wire()
-        return {name: plain(getattr(value, name)) for name in _names(type(value))}
+        return {name: inner if type(inner := getattr(value, name)) in _SCALARS else plain(inner) for name in names}
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -64,8 +67,9 @@ def plain(value: object) -> Any:
 
 
 @functools.cache
-def _names(kind: type) -> tuple[str, ...]:
-    return tuple(entry.name for entry in dataclasses.fields(kind))
+def _names(kind: type) -> tuple[str, ...] | None:
+    """Return the fields of a dataclass, None for any other class."""
+    return tuple(entry.name for entry in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
 
 
 class Fields:
@@ -109,7 +113,7 @@ class Fields:
 
     def text_or_none(self, name: str, *, longest: int = TEXT_MAX) -> str | None:
         """Read an optional text."""
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if value is None:
             return None
         if not isinstance(value, str):
@@ -121,7 +125,9 @@ class Fields:
     def text(self, name: str, default: str | None = None, *, longest: int = TEXT_MAX) -> str:
         """Read a text; without a default it must be there."""
         value = self.text_or_none(name, longest=longest)
-        return self._required(name, default if value is None else value)
+        if value is None:
+            return self._required(name, default)
+        return value
 
     def choice(self, name: str, options: Sequence[str], default: str | None = None) -> str:
         """Read a text out of a list."""
@@ -132,7 +138,7 @@ class Fields:
 
     def integer_or_none(self, name: str, low: int = 0, high: int = 2**53) -> int | None:
         """Read an optional integer within bounds."""
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if value is None:
             return None
         if type(value) is not int:
@@ -144,11 +150,13 @@ class Fields:
     def integer(self, name: str, default: int | None = None, low: int = 0, high: int = 2**53) -> int:
         """Read an integer; without a default it must be there."""
         value = self.integer_or_none(name, low, high)
-        return self._required(name, default if value is None else value)
+        if value is None:
+            return self._required(name, default)
+        return value
 
     def number_or_none(self, name: str) -> float | None:
         """Read an optional number."""
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if value is None:
             return None
         if type(value) not in {int, float}:
@@ -158,11 +166,13 @@ class Fields:
     def number(self, name: str, default: float | None = None) -> float:
         """Read a number; without a default it must be there."""
         value = self.number_or_none(name)
-        return self._required(name, default if value is None else value)
+        if value is None:
+            return self._required(name, default)
+        return value
 
     def boolean_or_none(self, name: str) -> bool | None:
         """Read an optional truth value."""
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if value is not None and not isinstance(value, bool):
             raise invalid(self.place(name), f"expected true or false, found {_kind(value)}")
         return value
@@ -170,11 +180,13 @@ class Fields:
     def boolean(self, name: str, default: bool | None = None) -> bool:  # noqa: FBT001 - the default of a truth value
         """Read a truth value; without a default it must be there."""
         value = self.boolean_or_none(name)
-        return self._required(name, default if value is None else value)
+        if value is None:
+            return self._required(name, default)
+        return value
 
     def wide_integer(self, name: str) -> int:
         """Read an integer that may exceed 2**53 and therefore travels as decimal digits."""
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if type(value) is int and value >= 0:
             return value
         if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 20:
@@ -183,7 +195,7 @@ class Fields:
 
     def nested_or_none(self, name: str, decode: Callable[[Fields], T]) -> T | None:
         """Read an optional object."""
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if value is None:
             return None
         return Fields.read(value, self.place(name), decode, strict=self.strict)
@@ -193,7 +205,7 @@ class Fields:
         return self._required(name, self.nested_or_none(name, decode))
 
     def _items(self, name: str, most: int) -> list[Any]:
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if value is None:
             return []
         if not isinstance(value, list):
@@ -227,7 +239,7 @@ class Fields:
 
     def table(self, name: str, decode: Callable[[Fields], T], *, most: int = 64) -> dict[str, T]:
         """Read an object whose keys are free and whose values are objects; absent is empty."""
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if value is None:
             return {}
         if not isinstance(value, dict) or (len(value) > most and self.strict):
@@ -239,7 +251,7 @@ class Fields:
 
     def scalars(self, name: str, kinds: tuple[type, ...], *, most: int = 64) -> dict[str, Any]:
         """Read an object whose keys are free and whose values have one of the given JSON types; absent is empty."""
-        value = self.take(name)
+        value = self._left.pop(name, None)
         if value is None:
             return {}
         if not isinstance(value, dict) or (len(value) > most and self.strict):

@@ -7,6 +7,7 @@ listed order with nothing between. Everything a peer claims is checked before an
 from __future__ import annotations
 
 import json
+import json.encoder
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 LENGTH_BYTES = 4
 HEADER_BYTES_MAX = 65_536
@@ -22,6 +23,7 @@ HELLO_BYTES_MAX = 4_096
 DEPTH_MAX = 16
 VALUES_MAX = 4_096
 INTEGER_MAX = 2**53
+INTEGER_DIGITS_MAX = 17  # with its sign
 SEGMENTS_MAX = 256
 DIMENSIONS_MAX = 8
 NAME_LENGTH_MAX = 128
@@ -139,8 +141,36 @@ def _constant(name: str) -> float:
     raise broken(f"{name} is no JSON number")
 
 
-_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant)
+def _integer(digits: str) -> int:
+    number = int(digits) if len(digits) <= INTEGER_DIGITS_MAX else INTEGER_MAX + 1
+    if not -INTEGER_MAX <= number <= INTEGER_MAX:
+        raise broken("an integer is outside +-2**53")
+    return number
+
+
+def _float(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise broken("a number is too large")
+    return number
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_int=_integer, parse_float=_float)
 _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def _compiled_encoder() -> Callable[[Any], str]:
+    """Return the encoder that `json` builds anew for each text, built once; elsewhere than in CPython the usual one."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return _encoder.encode
+    text = json.encoder.encode_basestring
+    write = make(None, _encoder.default, text, None, ":", ",", False, False, False)  # noqa: FBT003 - its own order
+    return lambda record: "".join(write(record, 0))
+
+
+_encode = _compiled_encoder()
+_scan = _decoder.scan_once  # type: ignore[attr-defined]  # typeshed does not list it
 
 
 def decode_header(raw: bytes | bytearray | memoryview) -> dict[str, Any]:
@@ -154,13 +184,32 @@ def decode_header(raw: bytes | bytearray | memoryview) -> dict[str, Any]:
         DaemonError: ``frame-invalid``.
     """
     try:
-        header = _decoder.decode(str(raw, "utf-8"))
+        text = str(raw, "utf-8")
+        header = _parse(text)
     except (ValueError, RecursionError) as error:
         raise broken(f"the header is no JSON in UTF-8: {type(error).__name__}") from error
     if not isinstance(header, dict):
         raise broken("the header is no JSON object")
-    _check_values(header)
+    if not _is_plain(text):
+        _check_values(header)
     return header
+
+
+def _parse(text: str) -> Any:
+    """Parse a whole text; spaces around the value, which nobody sends, take the decoder's longer way."""
+    try:
+        header, end = _scan(text, 0)
+    except StopIteration:
+        return _decoder.decode(text)
+    return header if end == len(text) else _decoder.decode(text)
+
+
+def _is_plain(text: str) -> bool:
+    """Tell from the characters alone that a header need not be walked: shallow, small, no escaped surrogates.
+
+    Each value takes a character, each container an opening bracket: both bound it from above, whatever the texts hold.
+    """
+    return len(text) <= VALUES_MAX and "\\" not in text and text.count("{") + text.count("[") <= DEPTH_MAX
 
 
 def _check_values(header: dict[str, Any]) -> None:
@@ -188,16 +237,7 @@ def _check_values(header: dict[str, Any]) -> None:
                         _check_text(child)
                 elif kind is dict or kind is list:
                     following.append(child)
-                elif kind is int or kind is float:
-                    _check_number(child)
         level = following
-
-
-def _check_number(number: float) -> None:
-    if type(number) is int and not -INTEGER_MAX <= number <= INTEGER_MAX:
-        raise broken("an integer is outside +-2**53")
-    if not math.isfinite(number):
-        raise broken("a number is too large")
 
 
 def _check_text(text: str) -> None:
@@ -267,20 +307,22 @@ def encode_frame(
         DaemonError: ``request-invalid`` if the header outgrows the limit; ``tensor-invalid`` if a tensor's data and
             its dtype and shape disagree, or there are too many.
     """
-    record = dict(header)
+    record = header
     if tensors:
         if len(tensors) > SEGMENTS_MAX:
             raise DaemonError("tensor-invalid", f"{len(tensors)} tensors in one message, {SEGMENTS_MAX} fit")
-        record["segments"] = [_announcement(tensor) for tensor in tensors]
-    raw = _encoder.encode(record).encode()
+        record = {**header, "segments": [_announcement(tensor) for tensor in tensors]}
+    raw = _encode(record).encode()
     if len(raw) > limit:
         raise DaemonError(
             "request-invalid",
             f"the header of this message takes {len(raw)} bytes, {limit} fit",
             "send fewer items or shorter texts in one request",
         )
-    prefixed = len(raw).to_bytes(LENGTH_BYTES, "big") + raw
-    return [memoryview(prefixed), *(tensor.data.cast("B") for tensor in tensors if tensor.nbytes)]
+    prefixed = memoryview(len(raw).to_bytes(LENGTH_BYTES, "big") + raw)
+    if not tensors:
+        return [prefixed]
+    return [prefixed, *(tensor.data.cast("B") for tensor in tensors if tensor.nbytes)]
 
 
 def _announcement(tensor: WireTensor) -> dict[str, Any]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from luna_daemon.messages import Welcome
 
 RECONNECT_AFTER_S = (0.1, 0.2, 0.4, 0.8, 1.5)
+_NO_TIMING = Timing()
 GRACE_S = 2.0  # the daemon answers `daemon-timeout` itself; the client gives up only a little later
 
 
@@ -137,6 +138,9 @@ class KeptConnection:
         link.forget(ignored)
 
     def _usable_link(self) -> Link:
+        link = self._link  # read once: without the lock, which only making or closing a connection needs
+        if link is not None and link.is_usable:
+            return link
         with self._lock:
             if self._is_closed:
                 raise ConnectionLostError("this client was closed")
@@ -186,5 +190,5 @@ def _reply(command: str, header: dict[str, Any], tensors: dict[str, WireTensor])
         body=decode_body(row.reply, raw, strict=False),
         tensors=tensors,
         did=None if did is None else decode_body(Did, did, strict=False),
-        timing=decode_body(Timing, header["ms"], strict=False) if "ms" in header else Timing(),
+        timing=decode_body(Timing, header["ms"], strict=False) if "ms" in header else _NO_TIMING,
     )

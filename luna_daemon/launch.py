@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from luna_daemon import platform
 from luna_daemon.identity import DaemonPlaces, read_identity
-from luna_daemon.options import arguments_for
 from luna_engine import paths
 from luna_engine.errors import DaemonError
 
@@ -133,6 +132,8 @@ def launch(name: str, instance: DaemonInstance, command: Sequence[str]) -> Child
     logs.mkdir(parents=True, exist_ok=True, mode=0o700)
     _sweep(logs)
     start_log = logs / f"start-{os.getpid()}-{secrets.token_hex(4)}.log"
+    from luna_daemon.options import arguments_for  # with it come the model messages, which a mere look does not need
+
     arguments = [*command, *arguments_for(name, instance), "--start-log", str(start_log)]
     try:
         return ChildProcess(platform.spawn_detached(arguments, start_log), start_log)

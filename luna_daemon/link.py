@@ -17,7 +17,7 @@ import luna_engine
 from luna_daemon import auth, frames
 from luna_daemon.fields import decode_body, plain
 from luna_daemon.messages import Auth, Challenge, ClientInfo, Hello, Welcome
-from luna_daemon.stream import ConnectionLostError, FrameReader, send_all, set_receive_slice, wait_readable
+from luna_daemon.stream import ConnectionLostError, FrameReader, send_all, set_receive_slice, wait_readable, widen
 from luna_daemon.transport import InlineTransport
 from luna_engine.errors import DaemonError
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HANDSHAKE_SECONDS = 2.0
 SLICE_SECONDS = 0.1
 SEND_STALL_SECONDS = 30.0
+_PAYLOAD_MAX = frames.Limits().payload_out_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,9 @@ class Link:
         self._reader = FrameReader(self._socket, frames.Limits())
         self._transport = InlineTransport()
         self._sending = threading.Lock()
-        self._turn = threading.Condition()
+        self._lock = threading.Lock()
+        self._turn = threading.Condition(self._lock)
+        self._waiting = 0
         self._is_reading = False
         self._pending: dict[int, Pending] = {}
         self._ids = itertools.count(1)
@@ -129,7 +132,7 @@ class Link:
             DaemonError: ``tensor-invalid`` or ``request-invalid``; nothing was sent.
         """
         pending = Pending()
-        with self._turn:
+        with self._lock:
             if self._lost is not None:
                 raise ConnectionLostError(self._lost.message)
             request = next(self._ids)
@@ -148,7 +151,7 @@ class Link:
 
     def forget(self, request: int) -> None:
         """Stop waiting for a request; its late reply is dropped."""
-        with self._turn:
+        with self._lock:
             self._pending.pop(request, None)
 
     def wait(self, pending: Pending, deadline: float, poll: Callable[[], None] | None) -> bool:
@@ -172,11 +175,15 @@ class Link:
         return True
 
     def _wait_slice(self, pending: Pending, seconds: float) -> None:
-        with self._turn:
+        with self._lock:
             if pending.is_done:
                 return
             if self._is_reading:
-                self._turn.wait(seconds)
+                self._waiting += 1
+                try:
+                    self._turn.wait(seconds)
+                finally:
+                    self._waiting -= 1
                 return
             self._is_reading = True
         try:
@@ -186,9 +193,10 @@ class Link:
             lost = error if isinstance(error, DaemonError) else ConnectionLostError(str(error))
             self._fail(lost)
         finally:
-            with self._turn:
+            with self._lock:
                 self._is_reading = False
-                self._turn.notify_all()
+                if self._waiting:
+                    self._turn.notify_all()
 
     def _has_received(self, seconds: float) -> bool:
         if seconds < SLICE_SECONDS and not wait_readable(self._socket, seconds):
@@ -196,7 +204,7 @@ class Link:
         return self._reader.has_received()
 
     def _read_one(self) -> None:
-        announced = self._reader.announced(payload_limit=frames.Limits().payload_out_bytes)
+        announced = self._reader.announced(payload_limit=_PAYLOAD_MAX)
         header = announced.header
         request = header.get("id")
         pending = self._pending.get(request) if isinstance(request, int) and "ok" in header else None
@@ -205,14 +213,14 @@ class Link:
             if header.get("ok") is False and request is None:
                 raise error_from(header.get("error"))  # the daemon closes the connection, and says why
             return
-        tensors = self._transport.receive(self._reader, announced)
-        with self._turn:
+        tensors = self._transport.receive(self._reader, announced) if announced.segments else {}
+        with self._lock:
             self._pending.pop(request, None)  # type: ignore[arg-type]  # it is an int where pending was found
             pending.tensors = tensors
             pending.header = header
 
     def _fail(self, error: DaemonError) -> None:
-        with self._turn:
+        with self._lock:
             if self._lost is None:
                 self._lost = error
             for pending in self._pending.values():
@@ -247,6 +255,7 @@ def _connect(address: Address, timeout_s: float) -> socket.socket:
         connection = socket.create_connection((address.host, address.port), timeout_s)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.settimeout(None)
+    widen(connection)
     set_receive_slice(connection, SLICE_SECONDS)
     return connection
 

@@ -14,7 +14,7 @@ import psutil
 
 from luna_daemon import platform
 from luna_daemon.connection import Connection
-from luna_daemon.stream import wait_readable
+from luna_daemon.stream import wait_readable, widen
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class Listener:
             with accepted:
                 if self._port is not None:
                     accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                widen(accepted)
                 connection = Connection(self._service, accepted, self._port)
                 try:
                     is_welcome = connection.handshake()

@@ -28,7 +28,7 @@ from luna_daemon.messages import (
     Welcome,
 )
 from luna_daemon.protocol import COMMANDS, Lane
-from luna_daemon.runtime.executor import Executor
+from luna_daemon.runtime.executor import Executor, internal_error
 from luna_daemon.runtime.queue import RUNNING, Admission
 from luna_daemon.status_messages import (
     ClientStatus,
@@ -150,6 +150,25 @@ class DaemonService:
                 f"ask the daemon at port {default_port(kind)}",
                 details={"port": default_port(kind), "service_type": kind},
             )
+
+    def recall(self, job: Job) -> tuple[Any, list[WireTensor]] | DaemonError | None:
+        """Answer a request from memory, on the reader's thread, rather than behind what the device does now.
+
+        None if it must be run. An idle device answers as fast, and looks only once.
+        """
+        lane = self._lanes[job.command.lane]
+        if job.command.lane is not Lane.DEVICE or lane.running is None:
+            return None
+        job.started = time.monotonic()
+        try:
+            answer = self._engine.recall(job.body, job.tensors)
+        except DaemonError:
+            answer = None  # the lane refuses it, in its turn
+        except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
+            return internal_error(job.command.name, job.trace)
+        if answer is None:
+            job.started = None
+        return answer
 
     def enqueue(self, job: Job) -> None:
         """Hand an admitted request to its lane."""

@@ -36,8 +36,9 @@ FRAME_SECONDS = 5.0
 FRAME_BYTES_PER_SECOND = 16 * MIB
 STALLED_READER_SECONDS = 30.0
 VECTOR_MAX = 512
+SEND_BUFFER_BYTES = MIB  # the conditioning of a prompt goes to the kernel in one call
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
-_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_SEND_FLAGS = _DONT_WAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
 
 class ConnectionLostError(DaemonError):
@@ -57,7 +58,7 @@ class Announced:
     @property
     def payload_bytes(self) -> int:
         """Return the bytes of all segments."""
-        return sum(segment.nbytes for segment in self.segments)
+        return sum(segment.nbytes for segment in self.segments) if self.segments else 0
 
 
 def set_receive_slice(connection: socket.socket, seconds: float) -> None:
@@ -65,6 +66,11 @@ def set_receive_slice(connection: socket.socket, seconds: float) -> None:
     whole = int(seconds)
     packed = struct.pack("ll", whole, int((seconds - whole) * 1e6))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, packed)
+
+
+def widen(connection: socket.socket) -> None:
+    """Ask for a kernel buffer that takes a usual reply whole; the kernel may grant less."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def wait_readable(connection: socket.socket, seconds: float) -> bool:
@@ -112,9 +118,11 @@ class FrameReader:
         if not self.has_bytes:
             self._receive()
         self._deadline = time.monotonic() + frame_s
-        self._fill(LENGTH_BYTES)
+        if self._end - self._start < LENGTH_BYTES:
+            self._fill(LENGTH_BYTES)
         length = header_length(self._buffer[self._start : self._start + LENGTH_BYTES], header_limit)
-        self._fill(LENGTH_BYTES + length)
+        if self._end - self._start < LENGTH_BYTES + length:
+            self._fill(LENGTH_BYTES + length)
         begin = self._start + LENGTH_BYTES
         header = decode_header(self._buffer[begin : begin + length])
         self._start = begin + length
@@ -170,9 +178,19 @@ class FrameReader:
 
     def _receive_into(self, view: memoryview) -> int:
         left = self._deadline - time.monotonic()
-        if left <= 0 or not wait_readable(self._connection, left):
+        if left <= 0:
+            raise ConnectionLostError("the other side stopped in the middle of a message")
+        if _DONT_WAIT:
+            try:
+                return _received(self._receive_now, view)  # mostly the bytes are there already
+            except BlockingIOError:
+                pass
+        if not wait_readable(self._connection, left):
             raise ConnectionLostError("the other side stopped in the middle of a message")
         return _received(self._connection.recv_into, view)
+
+    def _receive_now(self, view: memoryview) -> int:
+        return self._connection.recv_into(view, 0, _DONT_WAIT)
 
 
 def _received(receive: Callable[[memoryview], int], view: memoryview) -> int:
@@ -275,7 +293,10 @@ def _push(connection: socket.socket, buffers: list[memoryview]) -> list[memoryvi
     """Write as much as the kernel takes now; return what is left."""
     while buffers:
         try:
-            sent = connection.sendmsg(buffers[:VECTOR_MAX], (), _DONT_WAIT | _NO_SIGNAL)
+            if len(buffers) == 1:
+                sent = connection.send(buffers[0], _SEND_FLAGS)
+            else:
+                sent = connection.sendmsg(buffers[:VECTOR_MAX], (), _SEND_FLAGS)
         except BlockingIOError:
             return buffers
         while buffers and sent >= buffers[0].nbytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import TYPE_CHECKING
 
@@ -53,9 +54,16 @@ def from_torch(name: str, tensor: torch.Tensor) -> WireTensor:
 
     if sys.byteorder != "little":
         raise ValueError("the wire is little-endian")
-    names = {getattr(torch, long): short for short, long in _NAMES.items()}
+    names = _short_names()
     if tensor.dtype not in names:
         raise ValueError(f"{name}: {tensor.dtype} does not cross the wire")
     plain = tensor.detach().to("cpu").contiguous()
     data = plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else memoryview(b"")
     return WireTensor(name, names[tensor.dtype], tuple(plain.shape), data)
+
+
+@functools.cache
+def _short_names() -> dict[torch.dtype, str]:
+    import torch
+
+    return {getattr(torch, long): short for short, long in _NAMES.items()}

@@ -267,5 +267,6 @@ def _document(path: Path | None) -> tuple[Any, Path]:
 
 def _write(document: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with paths.atomic_write(path) as temporary:
+    # A link (dotfile managers) stays one: the file behind it is replaced.
+    with paths.atomic_write(path.resolve()) as temporary:
         temporary.write_text(_tomlkit().dumps(document), "utf-8")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib
 import logging
 import os
 import signal
@@ -12,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from textual.app import App, SystemCommand
@@ -24,10 +24,11 @@ from luna_tui.themes import THEMES
 from luna_tui.views import EventRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from textual.binding import BindingType
+    from textual.filter import LineFilter
     from textual.screen import Screen
 
     from luna_tui.backend.protocol import Backend
@@ -67,7 +68,8 @@ class LunaApp(App[None]):
     """luna-tui. It owns nothing that must outlive it: daemons, jobs and events belong to the house."""
 
     TITLE = "luna"
-    CSS_PATH = "styles/base.tcss"
+    # With screen 1: styles that a screen brings along make Textual parse all of them once more.
+    CSS_PATH = ["styles/base.tcss", "styles/overview.tcss"]  # noqa: RUF012 - Textual declares it so
     DEFAULT_MODE = "overview"
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012 - Textual declares it so
@@ -98,6 +100,7 @@ class LunaApp(App[None]):
         self.backend = backend
         self.readonly = readonly
         self.glyphs = glyphs.ASCII if plain else glyphs.UNICODE
+        self._signs: list[LineFilter] = [resolve_name("luna_tui.ascii_filter:AsciiSigns")()] if plain else []
         self.crash_file: Path | None = None
         self.commands_done: list[str] = []
         self.quit_guards: dict[str, QuitGuard] = {}
@@ -118,8 +121,7 @@ class LunaApp(App[None]):
         return tuple((number, *entry[:2]) for number, entry in enumerate(SCREENS, 1))
 
     def _make_screen(self, target: str) -> Screen[Any]:
-        module, name = target.split(":")
-        screen: Screen[Any] = getattr(importlib.import_module(module), name)()
+        screen: Screen[Any] = resolve_name(target)()
         screen.set_class(self.glyphs.ascii, "-ascii")
         screen.set_class(self.no_color, "-mono")
         return screen
@@ -221,6 +223,10 @@ class LunaApp(App[None]):
             if not guard(partial(self._leave, guards[index + 1 :])):
                 return
         self.exit()
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Return what Textual passes each drawn line through."""
+        return [*super().get_line_filters(), *self._signs]
 
     # -- what screens ask for --------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from luna_daemon.runtime.backend import EncodeItem
 from luna_daemon.runtime.clip_text import ClipShape
 from luna_daemon.runtime.embeddings import EmbeddingFiles
 from luna_daemon.runtime.families import FAMILIES
+from luna_daemon.runtime.results import Result, ResultCache, keys_of
 from luna_daemon.runtime.tokens import tokenize, tokenize_whole
 from luna_daemon.runtime.vocabulary import open_role_vocabulary
 from luna_daemon.tensors import from_torch, to_torch
@@ -52,15 +53,29 @@ class ComputeCommands:
         self._comfyui = comfyui
         self._vocabularies: dict[str, Vocabulary] = {}
         self._embeddings = EmbeddingFiles(store.files)
+        self.results = ResultCache()
+
+    def recall(self, body: EncodeTokens, segments: Segments) -> Answer | None:
+        """Answer from memory alone, on any thread and without torch; None if that cannot be done.
+
+        Raises:
+            DaemonError: as `encode_tokens` would.
+        """
+        if body.cache != "use" or any(rows.vectors for item in body.items for rows in item.encoders.values()):
+            return None
+        held = self._set(body.set, "text")
+        wanted = _token_items(body, segments, held)
+        found = self.results.get_all(keys_of(held.id, wanted, body.result.dtype, is_exact=body.exact))
+        if found is None:
+            return None
+        held.touch()
+        return self._reply(held, found, [EncodedItem("", cached=True)] * len(found), 0)
 
     def encode_tokens(self, body: EncodeTokens, segments: Segments, check: Check) -> Answer:
         """Encode prompts whose tokens the client made."""
         held = self._set(body.set, "text")
-        wanted = [
-            items.token_item(item, segments, held.model.encoders, f"items.{index}")
-            for index, item in enumerate(body.items)
-        ]
-        return self._encode(held, wanted, [EncodedItem("")] * len(wanted), body.result.dtype, check)
+        wanted = _token_items(body, segments, held)
+        return self._encode(held, wanted, [EncodedItem("")] * len(wanted), body, check)
 
     def encode_text(self, body: EncodeText, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
         """Encode prompts given as text."""
@@ -72,7 +87,7 @@ class ComputeCommands:
             inputs = {role: tokenized.input for role, tokenized in made.items()}
             wanted.append(EncodeItem(inputs, layers, projected=item.projected is not False))
             replies.append(_text_reply(made))
-        return self._encode(held, wanted, replies, body.result.dtype, check)
+        return self._encode(held, wanted, replies, body, check)
 
     def _tokenize(self, item: TextItem, held: HeldSet, place: str) -> dict[str, Tokenized]:
         items.refuse_unsupported(bool(item.loras), has_aux=False, place=place)
@@ -104,22 +119,42 @@ class ComputeCommands:
         held: HeldSet,
         wanted: Sequence[EncodeItem],
         replies: Sequence[EncodedItem],
-        dtype: str,
+        body: EncodeTokens | EncodeText,
         check: Check,
+    ) -> Answer:
+        """Compute what is not in memory, keep it, and put all together in the order of the items."""
+        dtype = body.result.dtype
+        keys = [] if body.cache == "bypass" else keys_of(held.id, wanted, dtype, is_exact=body.exact)
+        found = [self.results.get(key) for key in keys] if body.cache == "use" else [None] * len(wanted)
+        if body.exact and None in found:
+            found = [None] * len(wanted)  # the batch is part of an exact result
+        missing = [index for index, result in enumerate(found) if result is None]
+        encoded = held.model.encode([wanted[index] for index in missing], check) if missing else []
+        held.touch()
+        made = {index: _result(one, dtype) for index, one in zip(missing, encoded, strict=True)}
+        if keys:
+            for index, result in made.items():
+                self.results.put(keys[index], result)
+        rows = sum(len(given.rows) for index in missing for given in wanted[index].encoders.values())
+        named = [dataclasses.replace(reply, cached=index not in made) for index, reply in enumerate(replies)]
+        return self._reply(held, [made.get(index) or result for index, result in enumerate(found)], named, rows)
+
+    def _reply(
+        self, held: HeldSet, results: Sequence[Result | None], replies: Sequence[EncodedItem], rows: int
     ) -> Answer:
         did = Did(
             backend=self._store.backend.name,
             set=held.id,
             place_before=held.model.place.value,
-            rows=sum(len(given.rows) for item in wanted for given in item.encoders.values()),
-            requests=1,
+            rows=rows or None,
+            requests=1 if rows else None,
+            cached=not rows,
         )
-        encoded = held.model.encode(wanted, check)
-        held.touch()
         tensors: list[WireTensor] = []
         named = tuple(
-            _named(index, one, reply, dtype, tensors)
-            for index, (one, reply) in enumerate(zip(encoded, replies, strict=True))
+            _named(index, one, reply, tensors)
+            for index, (one, reply) in enumerate(zip(results, replies, strict=True))
+            if one is not None
         )
         return EncodedReply(named, did), tensors
 
@@ -191,12 +226,32 @@ def _text_reply(made: Mapping[str, Tokenized]) -> EncodedItem:
     return EncodedItem("", tokens=counts, missing_embeddings=missing)
 
 
-def _named(index: int, one: Encoded, reply: EncodedItem, dtype: str, tensors: list[WireTensor]) -> EncodedItem:
-    """Append an item's tensors and return its reply with their names."""
+def _token_items(body: EncodeTokens, segments: Segments, held: HeldSet) -> list[EncodeItem]:
+    return [
+        items.token_item(item, segments, held.model.encoders, f"items.{index}") for index, item in enumerate(body.items)
+    ]
 
-    def keep(name: str, tensor: torch.Tensor) -> str:
+
+def _result(one: Encoded, dtype: str) -> Result:
+    """Return a prompt's tensors as they go out."""
+
+    def wire(tensor: torch.Tensor) -> WireTensor:
+        if dtype == "f16" and tensor.is_floating_point():
+            tensor = tensor.half()
+        if tensor.untyped_storage().nbytes() > tensor.nbytes:
+            tensor = tensor.clone()  # kept, it would hold the whole batch that it is cut from
+        return from_torch("", tensor)
+
+    pooled = None if one.pooled is None else wire(one.pooled)
+    return Result(wire(one.cond), pooled, {name: wire(tensor) for name, tensor in one.extras.items()})
+
+
+def _named(index: int, one: Result, reply: EncodedItem, tensors: list[WireTensor]) -> EncodedItem:
+    """Append an item's tensors under names of their own and return its reply with those."""
+
+    def keep(name: str, tensor: WireTensor) -> str:
         full = f"{index}.{name}"
-        tensors.append(from_torch(full, tensor.half() if dtype == "f16" and tensor.is_floating_point() else tensor))
+        tensors.append(dataclasses.replace(tensor, name=full))
         return full
 
     cond = keep("cond", one.cond)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from luna_daemon.encode_messages import EncodeTokens
 from luna_daemon.model_messages import ModelList, SetRow
 from luna_daemon.runtime.device import choose_device, find_cards, show_only
 from luna_daemon.runtime.files import ModelFiles, find_roots
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from luna_daemon.encode_messages import EncodeText, EncodeTokens, VaeDecode, VaeEncode
+    from luna_daemon.encode_messages import EncodeText, VaeDecode, VaeEncode
     from luna_daemon.engine_seam import Answer, Check, EngineOptions, OnPhase
     from luna_daemon.frames import WireTensor
     from luna_daemon.messages import Downgrade
@@ -138,13 +139,15 @@ class Engine:
         """Return the engine's share of the status."""
         sets = self._store.sets if self._store is not None else {}
         sent = self._uploads
-        uploads = CacheStatus(sent.size_bytes(), sent.cap_bytes, len(sent), evictions=sent.evictions)
+        caches = {"uploads": CacheStatus(sent.size_bytes(), sent.cap_bytes, len(sent), evictions=sent.evictions)}
+        if self._compute is not None:
+            caches["results"] = self._compute.results.status()
         return EngineSnapshot(
             device=self._device_status,
             backend=None if self._store is None else self._store.backend.name,
             backend_reason=self._backend_reason,
             sets=tuple(held.status() for held in sets.values()),
-            caches={"uploads": uploads},
+            caches=caches,
             downgrades=tuple(self._downgrades),
         )
 
@@ -182,6 +185,12 @@ class Engine:
     def encode_tokens(self, body: EncodeTokens, segments: Segments, check: Check) -> Answer:
         """Encode token rows."""
         return self._command("encoding text", self._ready_compute().encode_tokens, body, segments, check)
+
+    def recall(self, body: Any, segments: Segments) -> Answer | None:
+        """Answer token rows that were encoded before, on any thread."""
+        if self._compute is None or not isinstance(body, EncodeTokens):
+            return None
+        return self._compute.recall(body, segments)
 
     def encode_text(self, body: EncodeText, segments: Segments, check: Check) -> Answer:
         """Encode texts."""

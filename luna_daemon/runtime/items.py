@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from luna_daemon.runtime.backend import EncodeItem, EncoderInput, Row
 from luna_daemon.tensors import to_torch
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import Layer, TokenItem, TokenRows
     from luna_daemon.frames import WireTensor
     from luna_daemon.model_messages import EncoderFacts
+
+_FORMATS: Mapping[str, Literal["i", "d"]] = {"i32": "i", "f64": "d"}
 
 
 def token_item(
@@ -77,12 +79,8 @@ def _input(rows: TokenRows, segments: Mapping[str, WireTensor], facts: EncoderFa
     if rows.images:
         raise DaemonError("model-unsupported", f"{place}.images: this text encoder takes no images", None)
     total = sum(rows.rows)
-    ids = [int(value) for value in _flat(segments[rows.ids], "i32", total, f"{place}.ids")]
-    weights = (
-        [1.0] * total
-        if rows.weights is None
-        else [float(value) for value in _flat(segments[rows.weights], "f64", total, f"{place}.weights")]
-    )
+    ids: list[int] = _flat(segments[rows.ids], "i32", total, f"{place}.ids")
+    weights = [1.0] * total if rows.weights is None else _flat(segments[rows.weights], "f64", total, f"{place}.weights")
     vectors = tuple(_vectors(segments[name], f"{place}.vectors") for name in rows.vectors)
     _check_values(ids, weights, sum(block.shape[0] for block in vectors), facts, place)
     if facts.row_max is not None and any(length > facts.row_max for length in rows.rows):
@@ -90,13 +88,13 @@ def _input(rows: TokenRows, segments: Mapping[str, WireTensor], facts: EncoderFa
     return EncoderInput(tuple(_cut(rows.rows, ids, weights)), vectors)
 
 
-def _flat(tensor: WireTensor, dtype: str, length: int, place: str) -> Iterable[float]:
+def _flat(tensor: WireTensor, dtype: str, length: int, place: str) -> list[Any]:
+    """Return a short list's numbers, without the cost of a tensor."""
     if tensor.dtype != dtype or tensor.shape != (length,):
         raise DaemonError(
             "tensor-invalid", f"{place}: expected {dtype} [{length}], found {tensor.dtype} {list(tensor.shape)}"
         )
-    values: list[float] = to_torch(tensor).tolist()
-    return values
+    return tensor.data.cast(_FORMATS[dtype]).tolist()
 
 
 def _vectors(tensor: WireTensor, place: str) -> torch.Tensor:

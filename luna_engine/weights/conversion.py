@@ -24,6 +24,7 @@ from luna_engine.errors import ConversionError, InputFileError
 from luna_engine.paths import sync_dir
 from luna_engine.weights import provenance
 from luna_engine.weights.headers import read_header
+from luna_engine.weights.judging import judge
 from luna_engine.weights.kernels.casts import GREATEST_HALF
 from luna_engine.weights.locking import locked
 from luna_engine.weights.plans import KERNEL, ConversionOptions, ConversionPlan, plan
@@ -31,12 +32,10 @@ from luna_engine.weights.progress import Progress
 from luna_engine.weights.streaming import (
     Cancelled,
     Tally,
-    TensorResult,
     greatest_magnitude,
     stream,
     tree_hash,
 )
-from luna_engine.weights.tensor_classes import ErrorSum
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 _SPARE_BYTES = 64 * 1024**2
 _MOST_THREADS = 8
-_FAILED_ERROR = 0.5  # a wrong scale, order or type gives 1 and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +160,13 @@ def _plan(source: Path, precision: str | Precision, options: ConversionOptions |
     doubtful = [
         tensor.source
         for tensor in found.tensors
-        if tensor.dtype == "F16" and tensor.source.dtype in {"F64", "F32", "BF16"}
+        if tensor.dtype == "F16" and not tensor.in_block and tensor.source.dtype in {"F64", "F32", "BF16"}
     ]
-    large = frozenset(info.name for info in doubtful if greatest_magnitude(source, info) > GREATEST_HALF)
+    large = frozenset(
+        tensor.name
+        for tensor in doubtful
+        if any(greatest_magnitude(source, info) > GREATEST_HALF for info in tensor.infos)
+    )
     return plan(source, precision, options=options, overflowing=large) if large else found
 
 
@@ -182,7 +184,12 @@ def _is_current(destination: Path, found: ConversionPlan) -> bool:
             f"{destination} exists and was not made by Luna from {found.source.name}",
             "move it away, or name another folder with --out",
         )
-    return known.stamp == found.stamp and known.rules == provenance.RULES and known.precision == found.precision.label
+    return (
+        known.stamp == found.stamp
+        and known.rules == provenance.RULES
+        and known.precision == found.precision.label
+        and known.fp8_layout == found.fp8_layout
+    )
 
 
 def _check_space(destination: Path, size: int, keep_free: int) -> None:
@@ -224,17 +231,17 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
     results = stream(
         found.source,
         part,
-        list(zip(found.tensors, layout.slots, strict=True)),
+        found.places(layout),
         min(os.cpu_count() or 1, _MOST_THREADS),
         run.cancel,
         lambda tally: _report_tally(run, found, tally, begun),
     )
     run.report("check", index=len(results), count=len(results), done_bytes=found.source_bytes,
                total_bytes=found.source_bytes)  # fmt: skip
-    errors, warnings = _judge(found, results)
+    errors, warnings = judge(found, results)
     findings = provenance.Findings(
-        tree_hash([result.source_line for result in results]),
-        tree_hash([result.output_line for result in results]),
+        tree_hash([line for result in results for line in result.source_lines]),
+        tree_hash([line for result in results for line in result.output_lines]),
         errors,
     )
     if _stamps(found.source) != before:
@@ -294,27 +301,6 @@ def _report_tally(run: _Run, found: ConversionPlan, tally: Tally, begun: float) 
     )
 
 
-def _judge(found: ConversionPlan, results: list[TensorResult]) -> tuple[dict[str, dict[str, float]], tuple[str, ...]]:
-    """Sum errors up by class; unusual ones are warned of, impossible ones fail the job."""
-    sums: dict[str, ErrorSum] = {}
-    for result in results:
-        sums.setdefault(result.kind, ErrorSum()).merge(result.errors)
-    figures: dict[str, dict[str, float]] = {}
-    warnings: list[str] = []
-    for kind, total in sorted(sums.items()):
-        rmse = total.relative_rmse
-        figures[kind] = {"tensors": total.tensors, "rmse": float(f"{rmse:.4g}"), "max": float(f"{total.greatest:.4g}")}
-        if rmse > _FAILED_ERROR:
-            raise ConversionError(
-                "convert-failed",
-                f"{kind} tensors came out with a relative error of {rmse:.3g}: the result is not the model",
-                "please report this with the source's name",
-            )
-        if rmse > 2 * found.precision.usual_error:
-            warnings.append(f"{kind}: relative error {rmse:.2g}, {2 * found.precision.usual_error:.2g} is usual")
-    return figures, tuple(warnings)
-
-
 def _finish_header(part: Path, found: ConversionPlan, findings: provenance.Findings, length: int) -> None:
     header = found.layout(findings, header_bytes=length).header
     if len(header) != length:
@@ -329,7 +315,7 @@ def _check_written(part: Path, found: ConversionPlan) -> None:
     """Read the file's header back and compare it with the plan."""
     header = read_header(part)
     written = {tensor.name: tensor.dtype for tensor in header.tensors}
-    planned = {tensor.name: tensor.dtype for tensor in found.tensors}
+    planned = {slot.name: slot.dtype for slot in found.layout().slots}
     if written != planned:
         raise ConversionError("convert-failed", f"{part.name} does not hold the tensors that were planned")
 

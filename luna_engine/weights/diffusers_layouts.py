@@ -1,4 +1,4 @@
-"""The same models under the names of the diffusers library. Recognised and named; see `architectures` for writing."""
+"""The same models under the names of the diffusers library, recognised; `diffusers_names` knows where each goes."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     from luna_engine.weights.keys import Keys
 
 LAYOUT = "diffusers layout"
+Z_IMAGE_MARK = "all_x_embedder.2-1.weight"
 
 _TRANSFORMERS = (
     ("flux", ("transformer_blocks.0.attn.norm_added_k.weight", "x_embedder.weight")),
     ("sd3", ("transformer_blocks.0.attn.add_q_proj.weight", "pos_embed.proj.weight")),
     ("aura", ("joint_transformer_blocks.0.attn.add_k_proj.weight",)),
-    ("z-image", ("all_x_embedder.2-1.weight",)),
+    ("z-image", (Z_IMAGE_MARK,)),
 )
 _UNET_POOLED = {0: "sd15", 2816: "sdxl", 2560: "sdxl-refiner"}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from luna_engine.weights.diffusers_layouts import detect_diffusers
+from luna_engine.weights.diffusers_layouts import Z_IMAGE_MARK, detect_diffusers
 from luna_engine.weights.unet_families import detect_unet
 from luna_engine.weights.verdicts import Verdict, certain, likely
 
@@ -44,6 +44,8 @@ def detect_family(keys: Keys) -> Verdict | None:
 
     Every verdict's evidence starts with the key that decided it.
     """
+    if Z_IMAGE_MARK in keys:  # else taken for the reference's: most of its names are the same
+        return detect_diffusers(keys)
     for rule in RULES:
         if rule.matches(keys):
             return rule.variant(keys).behind(rule.family, rule.keys[0])

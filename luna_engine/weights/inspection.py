@@ -81,7 +81,8 @@ def inspect(path: str | Path) -> Inspection:
 
 def inspect_header(header: Header) -> Inspection:
     """Say what a file with this header is."""
-    keys = Keys({tensor.name: tensor.shape for tensor in header.tensors})
+    # A scale stands beside a weight under a name that begins like it: it must not be taken for the weight.
+    keys = Keys({tensor.name: tensor.shape for tensor in header.tensors if not components.is_scale(tensor.name)})
     if (adapter := adapter_kind(keys)) is not None:
         return _simple(header, adapter[0], "", adapter[1])
     prefix, verdict = _diffusion(keys)

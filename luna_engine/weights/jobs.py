@@ -55,6 +55,8 @@ class Job:
     state: JobState = JobState.QUEUED
     allow_finer: bool = False
     reshape: bool = True
+    fp8_layout: str = "current"
+    fp8_matmul: str = "fast"
     queued_at: str = ""
     started_at: str | None = None
     ended_at: str | None = None

@@ -6,37 +6,34 @@ Everything that can be refused without reading a weight is refused here.
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_engine.errors import InputFileError
 from luna_engine.weights import provenance
-from luna_engine.weights.architectures import ARCHITECTURES, Architecture, is_bare
-from luna_engine.weights.components import Form, is_scale
-from luna_engine.weights.containers.dtypes import FLOATS
-from luna_engine.weights.containers.ggml_types import BY_NAME
+from luna_engine.weights.architectures import ARCHITECTURES, Architecture
+from luna_engine.weights.components import Form
+from luna_engine.weights.containers.dtypes import DTYPES
 from luna_engine.weights.containers.gguf_header import DEFAULT_ALIGNMENT, ORIGINAL_SHAPE
 from luna_engine.weights.containers.gguf_writer import Value, lay_out_gguf
 from luna_engine.weights.containers.safetensors_writer import lay_out
-from luna_engine.weights.inspection import Inspection, inspect, is_diffusion_tensor
+from luna_engine.weights.diffusers_layouts import LAYOUT
+from luna_engine.weights.inspection import Inspection, inspect
 from luna_engine.weights.naming import root_id, root_of
 from luna_engine.weights.precisions import Precision, find_precision
-from luna_engine.weights.refusals import refuse_unsuitable
+from luna_engine.weights.refusals import refuse_gaps, refuse_unsuitable
+from luna_engine.weights.sources import source_tensors
+from luna_engine.weights.targets import Fp8Layout, PlannedTensor, fp8_target, gguf_target, plain_target
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from luna_engine.weights.containers.layout import Layout
-    from luna_engine.weights.containers.records import TensorInfo
+    from luna_engine.weights.containers.layout import Layout, Slot
     from luna_engine.weights.provenance import Findings, SourceStamp
 
 KERNEL = "numpy"
 _SPARE_HEADER_BYTES = 1024  # escapes in the error summary, which the JSON header writes longer
-_SIDE_ELEMENTS = 1024
-_RESHAPED_COLUMNS = 256
-_GGUF_WHOLE = frozenset({"I8", "I16", "I32", "I64"})
+_SCALED_FORMS = frozenset({Form.FP8_SCALED, Form.FP8_SCALED_LEGACY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,28 +44,13 @@ class ConversionOptions:
         allow_finer: write a finer class than the source's, and say so in the file.
         reshape: store tensors whose rows do not fill blocks in another shape (readers need to know that key).
         roots: folders that sources stand below, for the relative path in the provenance.
+        fp8: how scaled fp8 is written.
     """
 
     allow_finer: bool = False
     reshape: bool = True
     roots: tuple[Path, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedTensor:
-    """One tensor of the output. ``action`` is copied, cast or quantised; ``stored_shape`` differs where reshaped."""
-
-    name: str
-    source: TensorInfo
-    scale: TensorInfo | None
-    dtype: str
-    stored_shape: tuple[int, ...]
-    action: str
-
-    @property
-    def is_reshaped(self) -> bool:
-        """Tell whether readers need the original shape's key."""
-        return self.action == "quantised" and self.stored_shape != self.source.shape
+    fp8: Fp8Layout = field(default_factory=Fp8Layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +66,7 @@ class ConversionPlan:
     created: str
     size_bytes: int
     is_at_target: bool
+    fp8_layout: str = ""
     warnings: tuple[str, ...] = field(default=())
 
     def count(self, action: str) -> int:
@@ -103,15 +86,32 @@ class ConversionPlan:
     def layout(self, findings: Findings | None = None, header_bytes: int | None = None) -> Layout:
         """Return header and places; with ``findings`` the final header, as long as the first one."""
         metadata = self._metadata(findings)
-        table = [(tensor.name, tensor.dtype, tensor.stored_shape) for tensor in self.tensors]
+        table = list(self._table())
         if self.precision.container == "gguf":
             return lay_out_gguf(table, metadata)
         strings = {key: str(value) for key, value in metadata.items()}
+        # The largest elements first, as the format's own writer does: readers need each on a multiple of its size.
+        table.sort(key=lambda entry: -DTYPES[entry[1]])
         return lay_out(table, strings, spare_bytes=_SPARE_HEADER_BYTES, header_bytes=header_bytes)
+
+    def places(self, layout: Layout) -> list[tuple[PlannedTensor, Slot, tuple[Slot, ...]]]:
+        """Return each tensor with its slot and those of its extras, in the order of the source."""
+        slots = {slot.name: slot for slot in layout.slots}
+        return [
+            (tensor, slots[tensor.name], tuple(slots[extra.name] for extra in tensor.extras)) for tensor in self.tensors
+        ]
+
+    def _table(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for tensor in self.tensors:
+            yield tensor.name, tensor.dtype, tensor.stored_shape
+            for extra in tensor.extras:
+                yield extra.name, extra.dtype, extra.shape
 
     def _metadata(self, findings: Findings | None) -> dict[str, Value]:
         own = provenance.entries(self.stamp, self.precision.label, KERNEL, self.created, findings)
         carried = provenance.carried(self.inspection.metadata)
+        if self.fp8_layout:
+            own[provenance.FP8_LAYOUT] = self.fp8_layout
         if self.precision.container != "gguf":
             return {**carried, **own}
         config = {"luna.source_metadata.config": carried["config"]} if "config" in carried else {}
@@ -153,6 +153,7 @@ def plan(
     refuse_unsuitable(inspection, target, allow_finer=options.allow_finer)
     architecture = ARCHITECTURES.get(inspection.family or "")
     tensors = _plan_tensors(inspection, target, architecture, options, overflowing)
+    refuse_gaps(inspection, architecture, [tensor.name for tensor in tensors])
     path = Path(source)
     root = root_of(path, options.roots)
     header = inspection.header
@@ -166,7 +167,8 @@ def plan(
         stamp,
         provenance.now(),
         0,
-        _is_at_target(inspection, target, tensors),
+        _is_at_target(inspection, target, tensors, options.fp8),
+        _layout_word(options.fp8) if target.is_scaled else "",
         _warnings(target, tensors),
     )
     size = draft.layout().size_bytes
@@ -180,111 +182,51 @@ def _plan_tensors(
     options: ConversionOptions,
     overflowing: frozenset[str],
 ) -> tuple[PlannedTensor, ...]:
-    wanted = [tensor for tensor in inspection.tensors if is_diffusion_tensor(tensor.name, inspection.prefix)]
-    scales = {tensor.name: tensor for tensor in wanted if is_scale(tensor.name)}
-    weights = sorted((t for t in wanted if t.name not in scales), key=lambda tensor: tensor.offset)
-    planned: list[PlannedTensor] = []
-    for tensor in weights:
-        name = tensor.name.removeprefix(inspection.prefix)
-        scale = _scale_of(inspection, tensor, scales)
-        if target.container == "gguf" and architecture is not None:
-            planned.append(_gguf(name, tensor, scale, target, architecture, options, overflowing))
-        else:
-            planned.append(_safetensors(name, tensor, scale, target))
-    _refuse_twins(inspection, planned)
-    return tuple(planned)
-
-
-def _safetensors(name: str, tensor: TensorInfo, scale: TensorInfo | None, target: Precision) -> PlannedTensor:
-    is_float = tensor.dtype in FLOATS
-    dtype = target.dtype if is_float else tensor.dtype
-    action = "copied" if dtype == tensor.dtype else "cast"
-    return PlannedTensor(name, tensor, scale, dtype, tensor.shape, action)
-
-
-def _gguf(
-    name: str,
-    tensor: TensorInfo,
-    scale: TensorInfo | None,
-    target: Precision,
-    architecture: Architecture,
-    options: ConversionOptions,
-    overflowing: frozenset[str],
-) -> PlannedTensor:
-    if tensor.dtype in FLOATS and architecture.is_quantised(name, tensor.shape):
-        stored = _blocked_shape(tensor.shape, BY_NAME[target.dtype].block, reshape=options.reshape)
-        if stored is not None:
-            return PlannedTensor(name, tensor, scale, target.dtype, stored, "quantised")
-    dtype = _side_type(name, tensor, architecture, overflows=tensor.name in overflowing)
-    stored = tensor.shape if math.prod(tensor.shape) and tensor.shape else (1,)
-    return PlannedTensor(name, tensor, scale, dtype, stored, "copied" if dtype == tensor.dtype else "cast")
-
-
-def _blocked_shape(shape: tuple[int, ...], block: int, *, reshape: bool) -> tuple[int, ...] | None:
-    """Return the shape to store in whole blocks; None if the tensor cannot be."""
-    if shape[-1] % block == 0:
-        return shape
-    elements = math.prod(shape)
-    for columns in (_RESHAPED_COLUMNS, block):
-        if reshape and columns % block == 0 and elements % columns == 0:
-            return (elements // columns, columns)
-    return None
-
-
-def _side_type(name: str, tensor: TensorInfo, architecture: Architecture, *, overflows: bool) -> str:
-    """Return the type of a tensor that is not quantised; loaders read bare parameters only as F32 or F16."""
-    if tensor.dtype == "F16" or tensor.dtype in _GGUF_WHOLE:
-        return tensor.dtype
-    is_small = len(tensor.shape) <= 1 or math.prod(tensor.shape) <= _SIDE_ELEMENTS
-    if tensor.dtype not in FLOATS or is_small or overflows or is_bare(architecture, name):
-        return "F32"
-    return "F16"
-
-
-def _scale_of(inspection: Inspection, tensor: TensorInfo, scales: dict[str, TensorInfo]) -> TensorInfo | None:
-    """Return the scale that a scaled fp8 weight is multiplied with."""
-    if tensor.dtype not in {"F8_E4M3", "F8_E5M2"} or not tensor.name.endswith(".weight"):
-        return None
-    layer = tensor.name.removesuffix(".weight")
-    found = scales.get(f"{layer}.weight_scale") or scales.get(f"{layer}.scale_weight")
-    if found is None and inspection.form in {Form.FP8_SCALED, Form.FP8_SCALED_LEGACY}:
-        raise InputFileError(
-            "file-damaged",
-            f"{inspection.path.name}: {layer} is scaled fp8 but its scale is missing",
-            "without it the weights are wrong by a factor: take the original file",
-            file=str(inspection.path),
+    sources = source_tensors(inspection)
+    if architecture is None or not (target.container == "gguf" or target.is_fp8):
+        return tuple(plain_target(source, target) for source in sources)
+    if target.container == "gguf":
+        return tuple(
+            gguf_target(source, target, architecture, reshape=options.reshape, overflows=source.name in overflowing)
+            for source in sources
         )
-    if found is not None and math.prod(found.shape) != 1:
-        raise InputFileError(
-            "file-damaged",
-            f"{inspection.path.name}: the scale of {layer} has shape {list(found.shape)}, one number is needed",
-            file=str(inspection.path),
-        )
-    return found
+    same = inspection.form in _SCALED_FORMS if target.is_scaled else inspection.form is Form.FP8_PLAIN
+    planned = [fp8_target(source, target, architecture, options.fp8, is_same_form=same) for source in sources]
+    return _marked(planned, options.fp8)
 
 
-def _refuse_twins(inspection: Inspection, planned: Sequence[PlannedTensor]) -> None:
-    seen: set[str] = set()
-    for tensor in planned:
-        if tensor.name in seen:
-            raise InputFileError(
-                "file-damaged",
-                f"{inspection.path.name}: {tensor.name} occurs with and without the prefix {inspection.prefix}",
-                file=str(inspection.path),
-            )
-        seen.add(tensor.name)
+def _marked(planned: Sequence[PlannedTensor], layout: Fp8Layout) -> tuple[PlannedTensor, ...]:
+    """Give the file's own mark, if the layout has one, to the first tensor with a scale."""
+    first = next((tensor for tensor in planned if tensor.has_scale), None)
+    return tuple(
+        dataclasses.replace(tensor, extras=(*tensor.extras, *layout.mark())) if tensor is first else tensor
+        for tensor in planned
+    )
 
 
-def _is_at_target(inspection: Inspection, target: Precision, tensors: tuple[PlannedTensor, ...]) -> bool:
-    """Tell whether the source itself is what is asked for: nothing to leave out, nothing to change."""
-    if inspection.container == target.container == "gguf" and inspection.precision == target.dtype:
-        return True  # whoever packed it chose what stays 16-bit; packing again would only add error
-    return (
-        inspection.container == target.container
-        and len(tensors) == len(inspection.tensors)
-        and not inspection.prefix
-        and all(tensor.action == "copied" for tensor in tensors)
-        and any(tensor.dtype == target.dtype for tensor in tensors)
+def _layout_word(layout: Fp8Layout) -> str:
+    return ("legacy" if layout.is_legacy else "current") + (", full" if layout.is_full_matmul else "")
+
+
+def _is_at_target(
+    inspection: Inspection, target: Precision, tensors: tuple[PlannedTensor, ...], layout: Fp8Layout
+) -> bool:
+    """Tell whether the source itself is what is asked for: nothing to leave out, nothing to change.
+
+    Whoever packed it chose what stays 16-bit; packing again would only add error.
+    """
+    is_whole = len(inspection.components) == 1 and not inspection.prefix and inspection.variant != LAYOUT
+    if inspection.container != target.container or not is_whole:
+        return False
+    if target.is_scaled and layout.is_full_matmul:
+        return False  # whether the source asks for that stands in its data
+    is_alike = inspection.precision == target.dtype
+    if target.is_fp8:
+        return is_alike and inspection.form is (layout.form if target.is_scaled else Form.FP8_PLAIN)
+    if target.container == "gguf":
+        return is_alike
+    return all(tensor.action == "copied" for tensor in tensors) and any(
+        tensor.dtype == target.dtype for tensor in tensors
     )
 
 

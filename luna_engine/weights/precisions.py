@@ -15,11 +15,13 @@ class Precision:
     Attributes:
         label: what the user types.
         container: ``safetensors`` or ``gguf``.
-        dtype: element type of quantised tensors (GGUF) or of all floats (safetensors).
+        dtype: element type of quantised tensors, or of all floats where nothing is quantised.
         suffix: how file names end behind the source's stem.
         file_type: GGUF's ``general.file_type``, None elsewhere.
         bits: class of fineness: a target finer than its source is refused.
         usual_error: relative RMSE on heavy-tailed weights; twice that is a warning.
+        is_scaled: each quantised tensor has one F32 scale beside it.
+        is_error_open: the error depends on how large the weights are, so that no error proves a mistake.
     """
 
     label: str
@@ -29,6 +31,13 @@ class Precision:
     file_type: int | None
     bits: int
     usual_error: float
+    is_scaled: bool = False
+    is_error_open: bool = False
+
+    @property
+    def is_fp8(self) -> bool:
+        """Tell whether linear weights of the blocks become 8-bit floats."""
+        return self.dtype == "F8_E4M3"
 
 
 PRECISIONS = MappingProxyType(
@@ -37,10 +46,20 @@ PRECISIONS = MappingProxyType(
         for precision in (
             Precision("bf16", "safetensors", "BF16", "_bf16_unet.safetensors", None, 16, 0.0017),
             Precision("fp16", "safetensors", "F16", "_fp16_unet.safetensors", None, 16, 0.0005),
+            Precision(
+                "fp8_e4m3fn_scaled", "safetensors", "F8_E4M3", "_fp8_e4m3fn_scaled_unet.safetensors", None, 8, 0.0265,
+                is_scaled=True,
+            ),
+            Precision(
+                "fp8_e4m3fn", "safetensors", "F8_E4M3", "_fp8_e4m3fn_unet.safetensors", None, 8, 0.033,
+                is_error_open=True,
+            ),
+            Precision("gguf_F16", "gguf", "F16", "_F16.gguf", 1, 16, 0.0005),
+            Precision("gguf_BF16", "gguf", "BF16", "_BF16.gguf", 32, 16, 0.0017),
             Precision("gguf_Q8_0", "gguf", "Q8_0", "_Q8_0.gguf", 7, 8, 0.0073),
         )
     }
-)
+)  # fmt: skip
 
 # Bits per weight class of source types; blocks below 8 bits are 4 whatever their exact size.
 SOURCE_BITS = MappingProxyType(
@@ -55,17 +74,20 @@ def source_bits(dtype: str) -> int:
 
 
 def find_precision(label: str) -> Precision:
-    """Return the precision of a label; case, a missing ``gguf_`` and text after a blank do not matter.
+    """Return the precision of a label; case and text after a blank do not matter, nor a missing ``gguf_``.
+
+    A whole label goes before one without ``gguf_``.
 
     Raises:
         LunaError: ``precision-unsupported`` with the labels that exist.
     """
     word = label.strip().partition(" ")[0].lower()
-    for name, precision in PRECISIONS.items():
-        if word in {name.lower(), name.lower().removeprefix("gguf_")}:
-            return precision
-    raise LunaError(
-        "precision-unsupported",
-        f"{label!r} is no precision that Luna writes",
-        f"choose from {', '.join(PRECISIONS)}",
-    )
+    by_word = {name.lower(): precision for name, precision in PRECISIONS.items()}
+    found = by_word.get(word) or by_word.get(f"gguf_{word}")
+    if found is None:
+        raise LunaError(
+            "precision-unsupported",
+            f"{label!r} is no precision that Luna writes",
+            f"choose from {', '.join(PRECISIONS)}",
+        )
+    return found

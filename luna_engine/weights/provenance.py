@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # Raised whenever a change here makes other bytes from the same source.
 RULES = 1
 
+FP8_LAYOUT = "luna.fp8_layout"
 _HASH_WIDTH = 64
 _ERRORS_WIDTH = 4096
 _CARRIED_LIMIT = 64 * 1024
@@ -59,6 +60,7 @@ class Provenance:
     created: str
     kernel: str
     errors: Mapping[str, Any]
+    fp8_layout: str = ""
 
 
 def entries(stamp: SourceStamp, precision: str, kernel: str, created: str, findings: Findings | None) -> dict[str, str]:
@@ -130,6 +132,7 @@ def read(metadata: Mapping[str, Any]) -> Provenance | None:
             metadata["luna.created"],
             metadata["luna.kernel"],
             json.loads(metadata["luna.errors"].strip() or "{}"),
+            metadata.get(FP8_LAYOUT, ""),
         )
     except (KeyError, ValueError, AttributeError, TypeError):
         return None

@@ -75,6 +75,8 @@ class JobQueue:
             str(destination_of(source, found.precision, out, known)),
             allow_finer=options.allow_finer,
             reshape=options.reshape,
+            fp8_layout="legacy" if options.fp8.is_legacy else "current",
+            fp8_matmul="full" if options.fp8.is_full_matmul else "fast",
             queued_at=now(),
             output_bytes=found.size_bytes,
         )

@@ -6,14 +6,19 @@ import re
 from typing import TYPE_CHECKING
 
 from luna_engine.errors import InputFileError
-from luna_engine.weights.architectures import ARCHITECTURES
+from luna_engine.weights.architectures import ARCHITECTURES, Architecture
 from luna_engine.weights.components import Form
+from luna_engine.weights.containers.dtypes import DTYPES
 from luna_engine.weights.diffusers_layouts import LAYOUT
+from luna_engine.weights.diffusers_names import RENAMED_FAMILIES
 from luna_engine.weights.keys import Keys
 from luna_engine.weights.kinds import Kind
 from luna_engine.weights.precisions import Precision, source_bits
+from luna_engine.weights.targets import DECODED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from luna_engine.weights.inspection import Inspection
 
 # How writers of sharded models name the parts: model-00001-of-00003.safetensors
@@ -43,23 +48,23 @@ def refuse_unsuitable(found: Inspection, target: Precision, *, allow_finer: bool
             f"holds {found.form.value} weights; they cannot be turned back into plain weights",
             "use the original fp16 or bf16 file",
         )
-    if found.variant == LAYOUT:
+    if found.variant == LAYOUT and (found.family not in RENAMED_FAMILIES or found.container == "gguf"):
         raise _error(
             found,
             "family-unsupported",
             f"is {found.family} in diffusers layout, which this Luna cannot rename",
             "use the single-file version of the model",
         )
-    if target.container == "gguf" and found.family not in ARCHITECTURES:
+    if (target.container == "gguf" or target.is_fp8) and found.family not in ARCHITECTURES:
         first = ", ".join(tensor.name for tensor in found.tensors[:3])
+        lack = "no GGUF loader exists" if target.container == "gguf" else "nobody has tried which weights bear 8 bits"
         raise _error(
             found,
             "family-unsupported",
-            f"is of the family {found.family or 'unknown'} ({first}, ...), for which no GGUF loader exists",
+            f"is of the family {found.family or 'unknown'} ({first}, ...), for which {lack}",
             "convert to bf16",
         )
     _refuse_finer(found, target, allow_finer=allow_finer)
-    _refuse_gaps(found)
 
 
 def _refuse_shard(found: Inspection) -> None:
@@ -98,12 +103,13 @@ def _refuse_kind(found: Inspection) -> None:
 
 def _refuse_finer(found: Inspection, target: Precision, *, allow_finer: bool) -> None:
     bits = source_bits(found.precision)
-    is_packed = found.container == "gguf" and found.precision not in {"F32", "F16", "BF16"}
-    if is_packed and not (target.container == "gguf" and found.precision == target.dtype):
+    is_same = target.container == "gguf" == found.container and found.precision == target.dtype
+    closed = {tensor.dtype for tensor in found.tensors} - set(DTYPES) - DECODED
+    if closed and not is_same:
         raise _error(
             found,
             "precision-unsupported",
-            f"is already packed as {found.precision}; packing it again would only add error",
+            f"is packed as {', '.join(sorted(closed))}, which this Luna does not turn back",
             "convert the original file",
         )
     if bits < target.bits and not allow_finer:
@@ -115,13 +121,16 @@ def _refuse_finer(found: Inspection, target: Precision, *, allow_finer: bool) ->
         )
 
 
-def _refuse_gaps(found: Inspection) -> None:
-    """Refuse a model with a block missing in the middle: a partial merge or a broken copy."""
-    architecture = ARCHITECTURES.get(found.family or "")
-    if architecture is None:
-        return
-    keys = Keys({tensor.name: tensor.shape for tensor in found.tensors}).behind(found.prefix)
-    for prefix in architecture.blocks:
+def refuse_gaps(found: Inspection, architecture: Architecture | None, names: Sequence[str]) -> None:
+    """Refuse a model with a block missing in the middle: a partial merge or a broken copy.
+
+    Args:
+        found: the file, for the message.
+        architecture: says how the blocks are called; None asks nothing.
+        names: the tensors under reference names.
+    """
+    keys = Keys(dict.fromkeys(names, ()))
+    for prefix in architecture.blocks if architecture is not None else ():
         numbers = keys.blocks(prefix)
         missing = sorted(set(range(max(numbers, default=-1) + 1)) - numbers)
         if missing:

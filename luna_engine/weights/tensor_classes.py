@@ -28,12 +28,19 @@ def tensor_class(name: str, rank: int) -> str:
 
 @dataclass(slots=True)
 class ErrorSum:
-    """Squares summed over checked values; adds up over tensors."""
+    """Squares summed over checked values; adds up over tensors.
+
+    ``values``, ``low`` and ``clipped`` are counted over all values that become plain fp8: those stored below its
+    normal range (zeros are not), and those beyond its greatest value.
+    """
 
     tensors: int = 0
     error: float = 0.0
     signal: float = 0.0
     greatest: float = 0.0
+    values: int = 0
+    low: int = 0
+    clipped: int = 0
 
     def add(self, error: float, signal: float, greatest: float) -> None:
         """Take in one more look at values."""
@@ -44,6 +51,9 @@ class ErrorSum:
     def merge(self, other: ErrorSum) -> None:
         """Take in another sum."""
         self.tensors += other.tensors
+        self.values += other.values
+        self.low += other.low
+        self.clipped += other.clipped
         self.add(other.error, other.signal, other.greatest)
 
     @property

@@ -18,6 +18,7 @@ import numpy as np
 
 from luna_engine.errors import ConversionError, InputFileError, LunaError
 from luna_engine.weights import provenance
+from luna_engine.weights.chunks import CHUNK, ChunkReader, file_bytes
 from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
 from luna_engine.weights.containers.ggml_types import BY_NAME
 from luna_engine.weights.containers.reading import read_at
@@ -25,15 +26,18 @@ from luna_engine.weights.headers import read_header
 from luna_engine.weights.kernels import casts
 from luna_engine.weights.kernels.numpy_blocks import NumpyBlocks
 from luna_engine.weights.plans import ConversionOptions, plan
-from luna_engine.weights.streaming import CHUNK, hash_line, tree_hash
+from luna_engine.weights.streaming import hash_line, tree_hash
+from luna_engine.weights.targets import NUMBERS, Fp8Layout
 from luna_engine.weights.tensor_classes import ErrorSum, tensor_class
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
+    import numpy.typing as npt
+
     from luna_engine.weights.containers.records import TensorInfo
-    from luna_engine.weights.plans import PlannedTensor
     from luna_engine.weights.precisions import Precision
+    from luna_engine.weights.targets import PlannedTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +150,8 @@ def _bytes_per_block(dtype: str) -> int:
 
 def _compare(path: Path, source: Path, known: provenance.Provenance) -> dict[str, dict[str, float]]:
     """Decode every value of both files and return the error per class."""
-    found = plan(source, known.precision, options=ConversionOptions(allow_finer=True))
+    fp8 = Fp8Layout(known.fp8_layout.startswith("legacy"), known.fp8_layout.endswith("full"))
+    found = plan(source, known.precision, options=ConversionOptions(allow_finer=True, fp8=fp8))
     if found.stamp.header_sha256 != known.stamp.header_sha256:
         raise InputFileError(
             "source-changed",
@@ -155,16 +160,20 @@ def _compare(path: Path, source: Path, known: provenance.Provenance) -> dict[str
             file=str(source),
         )
     written = {tensor.name: tensor for tensor in read_header(path).tensors}
-    missing = [planned.name for planned in found.tensors if planned.name not in written]
+    names = [name for planned in found.tensors for name in (planned.name, *(extra.name for extra in planned.extras))]
+    missing = [name for name in names if name not in written]
     if missing:
         raise InputFileError("file-damaged", f"{path.name} lacks {missing[0]}", file=str(path))
     sums: dict[str, ErrorSum] = {}
-    blocks = NumpyBlocks()
-    with path.open("rb", buffering=0) as output, source.open("rb", buffering=0) as original:
-        for planned in found.tensors:
-            kind = tensor_class(planned.name, len(planned.source.shape))
-            total = sums.setdefault(kind, ErrorSum())
-            total.merge(_difference(output, written[planned.name], original, planned, blocks))
+    original = ChunkReader(source)
+    try:
+        with path.open("rb", buffering=0) as output:
+            for planned in found.tensors:
+                kind = tensor_class(planned.name, len(planned.source.shape))
+                total = sums.setdefault(kind, ErrorSum())
+                total.merge(_difference(output, written, original, planned, NumpyBlocks()))
+    finally:
+        original.close()
     for kind, total in sums.items():
         _judge(path, kind, total, found.precision)
     return {
@@ -174,7 +183,7 @@ def _compare(path: Path, source: Path, known: provenance.Provenance) -> dict[str
 
 
 def _judge(path: Path, kind: str, total: ErrorSum, precision: Precision) -> None:
-    if total.relative_rmse > 2 * precision.usual_error:
+    if total.relative_rmse > 2 * precision.usual_error and not precision.is_error_open:
         raise ConversionError(
             "verify-differs",
             f"{path.name}: {kind} tensors differ from the source by {total.relative_rmse:.3g}, "
@@ -184,33 +193,37 @@ def _judge(path: Path, kind: str, total: ErrorSum, precision: Precision) -> None
 
 
 def _difference(
-    output: BinaryIO, info: TensorInfo, original: BinaryIO, planned: PlannedTensor, blocks: NumpyBlocks
+    output: BinaryIO,
+    written: dict[str, TensorInfo],
+    original: ChunkReader,
+    planned: PlannedTensor,
+    blocks: NumpyBlocks,
 ) -> ErrorSum:
     total = ErrorSum(tensors=1)
     source = planned.source
-    if source.dtype not in FLOATS or not math.prod(source.shape):
+    if source.dtype not in NUMBERS:
         return total
-    scale = 1.0 if planned.scale is None else float(_floats(original, planned.scale, 0, 1, blocks)[0])
+    scales = [extra.name for extra in planned.extras if extra.data is None]
+    scale = _floats(output, written[scales[0]], 0, 1, blocks)[0] if scales else np.float32(1)
     elements = math.prod(source.shape)
     for start in range(0, elements, CHUNK):
         count = min(CHUNK, elements - start)
-        before = _floats(original, source, start, count, blocks) * np.float32(scale)
-        after = _floats(output, info, start, count, blocks)
+        before = original.values(source, start, count)
+        after = _floats(output, written[planned.name], start, count, blocks) * scale
         difference = after - before
         total.add(float(difference @ difference), float(before @ before), float(np.max(np.abs(difference), initial=0)))
     return total
 
 
-def _floats(file: BinaryIO, info: TensorInfo, start: int, count: int, blocks: NumpyBlocks) -> np.ndarray:
+def _floats(file: BinaryIO, info: TensorInfo, start: int, count: int, blocks: NumpyBlocks) -> npt.NDArray[np.float32]:
     values = np.empty(count, np.float32)
+    raw = np.frombuffer(
+        read_at(file, info.offset + file_bytes(info.dtype, start), file_bytes(info.dtype, count)), np.uint8
+    )
     if info.dtype in FLOATS:
-        size = DTYPES[info.dtype]
-        file.seek(info.offset + start * size)
-        casts.widen(info.dtype, np.frombuffer(file.read(count * size), np.uint8), values)
+        casts.widen(info.dtype, raw, values)
     else:
-        kind = BY_NAME[info.dtype]
-        file.seek(info.offset + kind.size_bytes(start))
-        blocks.decode(info.dtype, np.frombuffer(file.read(kind.size_bytes(count)), np.uint8), values)
+        blocks.decode(info.dtype, raw, values)
     return values
 
 

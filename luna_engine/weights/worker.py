@@ -24,6 +24,7 @@ from luna_engine.weights.naming import source_roots
 from luna_engine.weights.plans import ConversionOptions
 from luna_engine.weights.progress import Progress
 from luna_engine.weights.queue import JobQueue
+from luna_engine.weights.targets import Fp8Layout
 from luna_engine.weights.verification import verify
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ def run(store: JobStore, job: Job, cancel: threading.Event) -> int:
 
 def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionReport:
     known = settings.load()
-    options = ConversionOptions(job.allow_finer, job.reshape, source_roots(known))
+    fp8 = Fp8Layout(job.fp8_layout == "legacy", job.fp8_matmul == "full")
+    options = ConversionOptions(job.allow_finer, job.reshape, source_roots(known), fp8)
     report = convert(
         job.source,
         job.destination,

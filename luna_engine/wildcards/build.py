@@ -7,9 +7,10 @@ from typing import Any
 
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.model import Branch, Content, Document, Item, ItemList, Kind, Place
-from luna_engine.wildcards.parser import MOST_CHARACTERS, make_weight, read_weight
+from luna_engine.wildcards.parser import MOST_CHARACTERS
 from luna_engine.wildcards.syntax import Weight
 from luna_engine.wildcards.tree_events import MOST_DEPTH, Mapping, Raw, RawFile, RefusedFile, Scalar, Sequence
+from luna_engine.wildcards.weights import make_weight, read_weight
 
 MOST_NODES = 1_000_000
 _TEXT_FIELDS = ("value", "text", "prompt")
@@ -241,7 +242,7 @@ class _Builder:
         if len(text) > MOST_CHARACTERS:
             self.report("limit", f"an item of {len(text)} characters was left out", None, node)
             return
-        weight, start = read_weight(text)
+        weight, start = read_weight(text) if "::" in text else (None, 0)
         if weight is not None and weight.problem:
             self.report("bad-weight", weight.problem, "write a positive number", node, Severity.WARNING)
         exact = self.exact_column(node)

@@ -15,7 +15,8 @@ from luna_engine.wildcards.seeds import child_key
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from luna_engine.wildcards.drawing import Draft, Frame, Run, Site
+    from luna_engine.wildcards.drafts import Draft, Frame, Site
+    from luna_engine.wildcards.drawing import Run
     from luna_engine.wildcards.syntax import (
         Argument,
         Binding,

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain
-from luna_engine.wildcards.read_txt import Lines
 from luna_engine.wildcards.references import read_braces, read_bracket, read_name
 from luna_engine.wildcards.syntax import (
     Binding,
@@ -113,8 +113,8 @@ class Counter:
     def _pool(self, pool: Pool) -> int:
         items = pool.items
         if isinstance(items, Lines):
-            special = [at for at, line in enumerate(items.texts()) if not is_plain(line)]
-            return len(items) - len(special) + sum(self.item(items[at]) for at in special)
+            counts = [self.item(item) for item in items.constructs()]
+            return len(items) - len(counts) + sum(counts)
         return sum(self.item(item) for item in items) if items else 1
 
     def item(self, item: Item) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 
 _HANDLER = "luna-windows-1252"
+_BLOCK_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,28 @@ def decode(data: bytes, file: str) -> Decoded:
         )
         text = text.replace("\0", "")
     return Decoded(text, tuple(found))
+
+
+def to_utf8(data: bytes, file: str) -> tuple[bytes, tuple[Diagnostic, ...]]:
+    """Return what `decode` gives, but as UTF-8; a file that is clean already costs no copy."""
+    clean = data.removeprefix(codecs.BOM_UTF8)
+    if b"\0" not in clean and (clean.isascii() or _is_utf8(clean)):
+        return clean, ()
+    decoded = decode(data, file)
+    return decoded.text.encode("utf-8"), decoded.diagnostics
+
+
+def _is_utf8(data: bytes) -> bool:
+    """Tell whether all bytes are UTF-8, a block at a time so that no second copy of the file is made."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    view = memoryview(data)
+    try:
+        for at in range(0, len(data), _BLOCK_BYTES):
+            decoder.decode(view[at : at + _BLOCK_BYTES])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _decode_utf16(data: bytes, file: str) -> Decoded:

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from luna_engine.wildcards import commands, picks
-from luna_engine.wildcards.diagnostics import Diagnostic, Severity
+from luna_engine.wildcards import commands
+from luna_engine.wildcards.constructs import HANDLERS
+from luna_engine.wildcards.diagnostics import Severity
+from luna_engine.wildcards.drafts import Draft, Frame, Pieces, Site
 from luna_engine.wildcards.expansion import Choice, ChoiceKind
-from luna_engine.wildcards.model import TEMPLATES, Document, Kind
+from luna_engine.wildcards.model import TEMPLATES, Document
 from luna_engine.wildcards.parser import is_plain
-from luna_engine.wildcards.references import Meaning, Trouble, read_braces, read_bracket, read_name
+from luna_engine.wildcards.references import Trouble
+from luna_engine.wildcards.reports import DROPPABLE, Reports
 from luna_engine.wildcards.seeds import child_key, frame_key, reroll_key, site_key
 from luna_engine.wildcards.syntax import (
-    Binding,
-    Braces,
-    Bracket,
-    Conditional,
-    Kept,
-    Multi,
     Node,
-    Number,
     Parsed,
     Prompt,
     Sampler,
-    Tag,
     Text,
-    Variable,
-    Variant,
-    Wildcard,
-    Wrapper,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from luna_engine.wildcards.chooser import Chooser, Odometer
     from luna_engine.wildcards.lookup import Target
@@ -46,101 +37,6 @@ MOST_FRAMES = 200
 MOST_DRAWS = 100_000
 MOST_OUTPUT = 1_000_000
 MOST_SECONDS = 2.0
-_MOST_DIAGNOSTICS = 200
-_DROPPABLE = frozenset({"unknown-ref", "empty", "path-escape"})
-
-
-@dataclass(slots=True)
-class Frame:
-    """One text being expanded. ``document`` is the file whose keys it sees, ``item`` where its places are."""
-
-    parsed: Parsed
-    key: int
-    document: Document | None = None
-    item: Item | None = None
-    parent: int | None = None
-    site: str = ""
-    seen: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Site:
-    """A construct in a frame."""
-
-    text: str
-    key: int
-    name: str
-
-
-@dataclass(slots=True)
-class Draft:
-    """A choice being made."""
-
-    kind: ChoiceKind
-    written: str
-    part: str
-    parent: int | None
-    start: int | None
-    first_piece: int
-    site_span: tuple[int, int]
-    site: Site
-    weight: float
-    probability: float
-    pool_size: int
-    item: Item | None = None
-    value: str = ""
-    end: int = 0
-
-    def freeze(self) -> Choice:
-        """Return the finished choice."""
-        item = self.item
-        owner = item.owner if item is not None else None
-        facts: dict[str, Any] = {}
-        if item is not None and owner is not None:
-            facts = {
-                "file": owner.document.path,
-                "line": item.line,
-                "column": item.column,
-                "address": owner.address,
-                "item_id": item.item_id,
-                "tags": item.tags,
-                "payload": item.payload,
-                "extra": item.extra,
-            }
-        return Choice(
-            self.kind,
-            self.value,
-            self.written,
-            self.part,
-            weight=self.weight,
-            probability=self.probability,
-            pool_size=self.pool_size,
-            parent=self.parent,
-            span=None if self.start is None else (self.start, self.end),
-            site_span=self.site_span,
-            site_text=self.site.text,
-            site=self.site.name,
-            **facts,
-        )
-
-
-class Pieces:
-    """Text being put together; knows its length."""
-
-    __slots__ = ("length", "pieces")
-
-    def __init__(self) -> None:
-        self.pieces: list[str] = []
-        self.length = 0
-
-    def write(self, text: str) -> None:
-        """Add text."""
-        self.pieces.append(text)
-        self.length += len(text)
-
-    def text(self, first: int = 0) -> str:
-        """Return the text, or what came from piece ``first`` on."""
-        return "".join(self.pieces[first:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +71,7 @@ class Run:
         self.variables: dict[str, commands.Value] = {name: commands.Value(text) for name, text in variables.items()}
         self.out = Pieces()
         self.drafts: list[Draft] = []
-        self.diagnostics: dict[tuple[object, ...], Diagnostic] = {}
+        self.reports = Reports()
         self.touched: dict[tuple[int, str], None] = {}
         self.active: list[Item] = []
         self.active_variables: list[str] = []
@@ -192,7 +88,7 @@ class Run:
         self.part_name = name
         self.out = Pieces()
         frame = Frame(parsed, frame_key(name, self.seed), site=name and f"{name}:")
-        self.report_findings(frame)
+        self.reports.add_findings(frame)
         self.nodes(parsed.nodes, frame)
         return self.out.text()
 
@@ -204,7 +100,7 @@ class Run:
             elif self.is_stopped:
                 self.keep(node, frame)
             else:
-                _HANDLERS[type(node)](self, node, frame)
+                HANDLERS[type(node)](self, node, frame)
 
     def keep(self, node: Node, frame: Frame) -> None:
         """Print a construct as written."""
@@ -316,6 +212,10 @@ class Run:
         """
         if not self.enter(node, frame):
             return
+        if len(prompt.nodes) == 1 and type(prompt.nodes[0]) is Text:
+            self.out.write(prompt.nodes[0].value)
+            self.depth -= 1
+            return
         home = home or frame
         inner = Frame(
             home.parsed,
@@ -384,7 +284,7 @@ class Run:
         else:
             parsed = item.parsed or self.snapshot.parse_item(item)
             inner = Frame(parsed, key, document, item, number, name)
-            self.report_findings(inner)
+            self.reports.add_findings(inner)
             self.active.append(item)
             self.nodes(parsed.nodes, inner)
             self.active.pop()
@@ -448,7 +348,7 @@ class Run:
         """Report, then keep the construct, or drop it if the caller asked for that."""
         if trouble is not None:
             self.report(frame, node, trouble)
-        if self.options.missing != "drop" or (trouble is not None and trouble.code not in _DROPPABLE):
+        if self.options.missing != "drop" or (trouble is not None and trouble.code not in DROPPABLE):
             self.keep(node, frame)
 
     def chain(self) -> str | None:
@@ -461,165 +361,8 @@ class Run:
         severity = trouble.severity
         if self.in_tag and trouble.code == "unknown-ref":
             severity = Severity.HINT
-        self.add(frame, trouble.code, severity, trouble.message, trouble.hint, node.start, node.end)
-
-    def report_findings(self, frame: Frame) -> None:
-        """Report the problems of the frame's own text."""
-        for finding in frame.parsed.findings:
-            self.add(
-                frame,
-                finding.code,
-                finding.severity,
-                finding.message,
-                finding.hint,
-                finding.start,
-                finding.end,
-            )
-
-    def add(
-        self,
-        frame: Frame,
-        code: str,
-        severity: Severity,
-        message: str,
-        hint: str | None,
-        start: int,
-        end: int,
-    ) -> None:
-        """Add a diagnostic, once, with its place."""
-        if len(self.diagnostics) >= _MOST_DIAGNOSTICS:
-            return
-        file, (line, column), (end_line, end_column) = place_of(frame.parsed, frame.item, start, end)
-        key = (code, file, line, column, message)
-        if key not in self.diagnostics:
-            self.diagnostics[key] = Diagnostic(code, severity, message, hint, file, line, column, end_line, end_column)
-
-    def note_limit(self, message: str) -> None:
-        """Report a limit that has no single place."""
-        self.diagnostics["limit", message] = Diagnostic("limit", Severity.WARNING, message)
+        self.reports.add(frame, trouble.code, severity, trouble.message, trouble.hint, node.start, node.end)
 
     def choices(self) -> tuple[Choice, ...]:
         """Return the choices made, a parent before what it holds."""
         return tuple(draft.freeze() for draft in self.drafts)
-
-
-def place_of(
-    parsed: Parsed, item: Item | None, start: int, end: int
-) -> tuple[str | None, tuple[int, int], tuple[int, int]]:
-    """Return file, start and end (line, column) of a span: exact in templates and one-line items."""
-    if item is None:
-        return None, parsed.line_column(start), parsed.line_column(end)
-    file = item.owner.document.path if item.owner is not None else None
-    if item.text_column is None:
-        return file, (item.line, item.column), (item.line, item.column)
-    return file, (item.line, item.text_column + start), (item.line, item.text_column + end)
-
-
-def _tag(run: Run, node: Tag, frame: Frame) -> None:
-    text = frame.parsed.text
-    run.out.write(text[node.start : node.start + len(node.word) + 2])
-    run.in_tag += 1
-    run.nodes(node.nodes, frame)
-    run.in_tag -= 1
-    run.out.write(">")
-
-
-def _number(run: Run, node: Number, frame: Frame) -> None:
-    site = run.site(node, frame)
-    if node.grid is None:
-        run.keep(node, frame)
-    elif run.spend(node, frame):
-        points = node.grid.points
-        number = run.begin(ChoiceKind.NUMBER, site.text, node, frame, site, share=1 / points, size=points)
-        pinned = run.options.pins.get(site.name) if run.options.pins else None
-        run.out.write(node.grid.text(run.chooser.number(site.key, points, 0, None)) if pinned is None else pinned)
-        run.finish(number)
-
-
-def _braces(run: Run, node: Braces, frame: Frame) -> None:
-    meaning = read_braces(node, frame.parsed, run.snapshot, frame.document)
-    for trouble in meaning.trouble:
-        run.report(frame, node, trouble)
-    if meaning.document is not None:
-        run.touch(meaning.document)
-    if meaning.target is None and meaning.inline is None:
-        _unresolved(run, node, frame, meaning)
-        return
-    site = run.site(node, frame)
-    if meaning.target is not None:
-        run.draw_target(meaning.target, node, frame, site, templates=meaning.templates)
-    elif meaning.inline is not None:
-        inline = meaning.inline
-        key = child_key(site.key, frame.parsed.text[inline.start : inline.end])
-        run.prompt(inline, node, frame, key, site.name, document=meaning.document)
-
-
-def _unresolved(run: Run, node: Braces, frame: Frame, meaning: Meaning) -> None:
-    """Keep a reference that names nothing, or print plain braces round their contents."""
-    if meaning.is_kept:
-        codes = {trouble.code for trouble in meaning.trouble}
-        if run.options.missing != "drop" or codes.isdisjoint(_DROPPABLE):
-            run.keep(node, frame)
-        return
-    if run.enter(node, frame):
-        run.out.write("{")
-        run.nodes(node.nodes, frame)
-        run.out.write("}")
-        run.depth -= 1
-
-
-def _bracket(run: Run, node: Bracket, frame: Frame) -> None:
-    document = frame.document
-    if document is not None and document.kind is not Kind.TXT and node.path:
-        target, troubles = read_bracket(node.path, document)
-        for trouble in troubles:
-            run.report(frame, node, trouble)
-        if target is not None:
-            run.draw_target(target, node, frame, run.site(node, frame))
-            return
-    run.out.write("[")
-    run.nodes(node.nodes, frame)
-    run.out.write("]")
-
-
-def _wildcard(run: Run, node: Wildcard, frame: Frame) -> None:
-    if "*" in node.name:
-        site = run.site(node, frame)
-        pool = run.snapshot.glob(node.name)
-        if pool is None:
-            what = Trouble("unknown-ref", f"no list matches {node.name!r}", "the pattern is anchored at the root")
-            run.fail(what, node, frame)
-            return
-        with commands.arguments(run, node, frame, site):
-            run.draw(pool, node, frame, site, node.sampler, node.name)
-        return
-    target, troubles = read_name(node.name, run.snapshot, frame.document)
-    for trouble in troubles:
-        if target is not None:
-            run.report(frame, node, trouble)
-        else:
-            run.fail(trouble, node, frame)
-    if target is not None:
-        site = run.site(node, frame)
-        with commands.arguments(run, node, frame, site):
-            run.draw_target(target, node, frame, site, node.sampler)
-
-
-def _kept(run: Run, node: Kept, frame: Frame) -> None:
-    run.keep(node, frame)
-
-
-_HANDLERS: dict[type[Any], Callable[[Run, Any, Frame], None]] = {
-    Tag: _tag,
-    Number: _number,
-    Variant: picks.variant,
-    Multi: picks.multi,
-    Braces: _braces,
-    Bracket: _bracket,
-    Wildcard: _wildcard,
-    Variable: commands.variable,
-    Binding: commands.binding,
-    Conditional: commands.conditional,
-    Wrapper: commands.wrapper,
-    Kept: _kept,
-}

@@ -192,17 +192,18 @@ def _read_bytes(entry: Entry) -> bytes:
 
 def read_content(document: Document, data: bytes, last_good: Content | None) -> Content:
     """Read the bytes of a file; a file whose parser stops gives its last good version, or nothing."""
-    decoded = decode(data, document.path)
-    digest = hashlib.blake2b(data, digest_size=16).digest()
     if document.kind is Kind.TXT:
-        return dataclasses.replace(read_txt(document, decoded.text, decoded.diagnostics), digest=digest)
+        return read_txt(document, data)
+    decoded = decode(data, document.path)
+    digest = hashlib.blake2b(data, digest_size=16).digest
+
     read = read_json if document.kind is Kind.JSON else read_yaml
     try:
         raw = read(decoded.text, document.path)
         raw.diagnostics = [*decoded.diagnostics, *raw.diagnostics]
-        return dataclasses.replace(build(document, raw, decoded.text), digest=digest)
+        return dataclasses.replace(build(document, raw, decoded.text), digest_of=digest)
     except RefusedFile as refused:
         problems = (*decoded.diagnostics, refused.diagnostic)
         if last_good is None:
-            return Content(None, problems, digest=digest)
+            return Content(None, problems, digest_of=digest)
         return Content(last_good.top, problems, last_good.is_rules, digest, is_stale=True)

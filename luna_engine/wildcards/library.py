@@ -15,8 +15,8 @@ from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.drawing import DrawOptions, Run
 from luna_engine.wildcards.expansion import Batch, Expansion
 from luna_engine.wildcards.files import Root
+from luna_engine.wildcards.loading import Loader
 from luna_engine.wildcards.recursion import recursion_room
-from luna_engine.wildcards.snapshot import Snapshot
 from luna_engine.wildcards.syntax import Profile
 from luna_engine.wildcards.tree import TreeNode, make_tree
 from luna_engine.wildcards.watching import Change, Watch
@@ -24,7 +24,8 @@ from luna_engine.wildcards.watching import Change, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from luna_engine.wildcards.model import Content, Document, Item
+    from luna_engine.wildcards.model import Item
+    from luna_engine.wildcards.snapshot import Snapshot
 
     PathLike = str | Path | Root
 
@@ -40,14 +41,10 @@ class WildcardLibrary:
 
     def __init__(self, roots: tuple[Root, ...], *, follow_outside: bool = False) -> None:
         self.roots = roots
-        self._follow_outside = follow_outside
         self._lock = threading.RLock()
-        self._overlays: dict[Path, str] = {}
-        self._last_good: dict[tuple[int, str], Content] = {}
-        self._dirty: set[tuple[int, str]] = set()
         self._watch: Watch | None = None
-        self._walk_found = files.walk_roots(roots, follow_outside=follow_outside)
-        self.snapshot = self._build(None)
+        self._loader = Loader(roots, follow_outside=follow_outside)
+        self.snapshot = self._loader.build(None)
 
     @classmethod
     def load(
@@ -78,27 +75,6 @@ class WildcardLibrary:
 
     # -- keeping fresh
 
-    def _build(self, before: Snapshot | None) -> Snapshot:
-        """Read what changed and put a new snapshot together, sharing unchanged files."""
-        walk = self._walk_found
-        loaded: list[tuple[files.Entry, Document]] = []
-        for entry in walk.entries:
-            key = (entry.root, entry.relative)
-            known = before.document(*key) if before is not None else None
-            overlay = self._overlays.get(entry.path)
-            is_clean = overlay is None and key not in self._dirty
-            if known is not None and before is not None and before.entries[key] == entry and is_clean:
-                loaded.append((entry, known))
-                continue
-            document = files.open_document(entry, self._last_good.get(key), overlay)
-            if document.is_read and not document.content.is_stale and document.content.top is not None:
-                self._last_good[key] = document.content
-            loaded.append((entry, document))
-        self._dirty = {(entry.root, entry.relative) for entry in walk.entries if entry.path in self._overlays}
-        present = {(entry.root, entry.relative) for entry in walk.entries}
-        self._last_good = {key: content for key, content in self._last_good.items() if key in present}
-        return Snapshot(self.roots, walk, loaded)
-
     def refresh(self) -> bool:
         """Look at the disk now; tell whether anything changed."""
         return bool(self.refresh_changes())
@@ -106,33 +82,21 @@ class WildcardLibrary:
     def refresh_changes(self) -> tuple[str, ...]:
         """Look at the disk now; return the paths (relative to their root) that changed, appeared or went away."""
         with self._lock:
-            before = self.snapshot
-            walk = files.walk_roots(self.roots, follow_outside=self._follow_outside)
-            now = {(entry.root, entry.relative): entry for entry in walk.entries}
-            changed = {key[1] for key, entry in now.items() if before.entries.get(key) != entry}
-            changed |= {key[1] for key in before.entries if key not in now}
-            folders_changed = [name for _, name in walk.folders] != before.folders
-            if not changed and not folders_changed:
-                return ()
-            self._walk_found = walk
-            self.snapshot = self._build(before)
-            return tuple(sorted(changed)) or ("",)
+            changed = self._loader.look(self.snapshot)
+            if changed:
+                self.snapshot = self._loader.build(self.snapshot)
+            return changed
 
     def overlay(self, path: Path | str, text: str | None) -> None:
         """Lay an editor's unsaved text over a file, or take it away (None); the disk is not touched."""
         with self._lock:
-            key = Path(path)
-            if text is None:
-                if self._overlays.pop(key, None) is None:
-                    return
-            else:
-                self._overlays[key] = text
-            # The disk is not looked at: a change there must be told by refresh, never swallowed here.
-            self.snapshot = self._build(self.snapshot)
+            if self._loader.overlay(Path(path), text):
+                # The disk is not looked at: a change there must be told by refresh, never swallowed here.
+                self.snapshot = self._loader.build(self.snapshot)
 
     def overlays(self) -> tuple[Path, ...]:
         """Return the files that unsaved text lies over."""
-        return tuple(self._overlays)
+        return tuple(self._loader.overlays)
 
     def watch(self, on_event: Callable[[Change], None]) -> Watch:
         """Call ``on_event`` from a background thread after each change on disk, the new snapshot being in place."""
@@ -224,7 +188,7 @@ class WildcardLibrary:
 
         with recursion_room():
             run, texts = _turned(draw, index)
-        diagnostics = dict.fromkeys([*run.diagnostics.values(), *snapshot.problems_of(iter(run.touched))])
+        diagnostics = dict.fromkeys([*run.reports.all(), *snapshot.problems_of(iter(run.touched))])
         fixed = tuple(sorted(parts.items()))
 
         def fingerprint() -> str:
@@ -387,7 +351,7 @@ def _turned(draw: Callable[[Odometer], tuple[Run, dict[str, str]]], index: int) 
         digits = draw(Odometer(digits))[0].odometer.following()
     run, texts = draw(Odometer(seen[index % len(seen)]))
     if digits is not None and len(seen) >= MOST_STEPS:
-        run.note_limit(f"only the first {MOST_STEPS} combinations of the sites marked ! can be stepped through")
+        run.reports.note_limit(f"only the first {MOST_STEPS} combinations of the sites marked ! can be stepped through")
     return run, texts
 
 

@@ -6,11 +6,11 @@ import unicodedata
 from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
-from luna_engine.wildcards.drawing import place_of
 from luna_engine.wildcards.model import NOTE_KEYS, Branch, ItemList, Kind, walk_places
 from luna_engine.wildcards.parser import MOST_NAME, is_plain
 from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.references import Trouble, read_braces, read_bracket, read_name
+from luna_engine.wildcards.reports import place_of
 from luna_engine.wildcards.scan import is_name
 from luna_engine.wildcards.syntax import Braces, Bracket, Parsed, Wildcard, children
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -67,16 +66,19 @@ class ItemList:
     line: int
     column: int
     items: Sequence[Item] = field(default_factory=list)
+    _address: str | None = None
 
     @property
     def address(self) -> str:
-        """The canonical address, ``folder/file:key.key``."""
-        return self.document.address_of(self.keys)
+        """The canonical address, ``folder/file:key.key``, put together once: each draw records it."""
+        if self._address is None:
+            self._address = self.document.address_of(self.keys)
+        return self._address
 
     def add(self, item: Item) -> None:
         """Take an item (only while the file is being read)."""
         item.owner = self
-        typing.cast("list[Item]", self.items).append(item)
+        self.items.append(item)  # type: ignore[attr-defined]  # a list while the file is read; a cast costs a call
 
 
 @dataclass(slots=True, eq=False)
@@ -94,14 +96,21 @@ class Branch:
 Place = Branch | ItemList
 
 
+def _no_digest() -> bytes:
+    return b""
+
+
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What reading a file gave. ``is_stale``: the file is broken and ``top`` is its last good version."""
+    """What reading a file gave. ``is_stale``: the file is broken and ``top`` is its last good version.
+
+    ``digest_of`` returns a digest of the file's bytes; large files are hashed only when it is called.
+    """
 
     top: Place | None
     diagnostics: tuple[Diagnostic, ...] = ()
     is_rules: bool = False
-    digest: bytes = b""
+    digest_of: Callable[[], bytes] = _no_digest
     is_stale: bool = False
 
 

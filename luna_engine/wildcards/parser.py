@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import re
 
-from luna_engine.wildcards import scan
+from luna_engine.wildcards import parse_commands, parse_picks, scan
 from luna_engine.wildcards.diagnostics import Severity
-from luna_engine.wildcards.numbers import make_grid, match_range
+from luna_engine.wildcards.numbers import match_range
 from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.syntax import (
     Argument,
-    Binding,
     Braces,
     Bracket,
-    Conditional,
     Finding,
-    Kept,
-    Multi,
     Node,
-    Number,
-    Option,
     Parsed,
     Profile,
     Prompt,
     Sampler,
     Tag,
     Text,
-    Variable,
-    Variant,
-    Weight,
     Wildcard,
-    Wrapper,
 )
 
 MOST_CHARACTERS = 1 << 20
@@ -40,15 +30,11 @@ _BLANKS = " \t\r\n"
 
 _SPECIAL = re.compile(r"[\\{<\[$%]|__")
 _BOUND = re.compile(r"([~@!]?)(?:([0-9]+)-([0-9]+)|([0-9]+)(-)|-([0-9]+)|([0-9]+))\$\$")
-_WEIGHT = re.compile(r"[ \t\r\n]*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))::")
-_QUANTITY = re.compile(r"([0-9]+)#(?=__)")
-_IDENT = re.compile(r"[^\W\d]\w*")
 _TAG = re.compile(r"<([A-Za-z][A-Za-z0-9_-]*):")
 _TAG_END = re.compile(r"[\\{>\r\n]")
 _BRACKET_END = re.compile(r"[\\\[\]{}\r\n]")
 _ARGUMENT = re.compile(r"\s*([^\W\d]\w*)\s*=(!?)")
 _ARGUMENT_MARK = re.compile(r"[\\{(,]")
-_CONDITION_MARK = re.compile(r"[\\{\":]")
 
 
 def parse(text: str, profile: Profile | str = Profile.NATIVE, *, comments: bool = True) -> Parsed:
@@ -72,7 +58,7 @@ def parse(text: str, profile: Profile | str = Profile.NATIVE, *, comments: bool 
             len(text),
         )
         return Parsed(text, (Text(0, len(text), text),), (finding,), cuts, original)
-    reader = _Reader(text, Profile(profile))
+    reader = Reader(text, Profile(profile))
     with recursion_room():
         nodes = reader.read(0, len(text))
     findings = [*reader.findings, *_comment_hints(original, dropped, cuts)]
@@ -83,24 +69,6 @@ def parse(text: str, profile: Profile | str = Profile.NATIVE, *, comments: bool 
 def is_plain(text: str) -> bool:
     """Tell whether nothing in a text can be a construct, so that it needs no tree."""
     return _SPECIAL.search(text) is None
-
-
-def read_weight(text: str) -> tuple[Weight | None, int]:
-    """Read ``n::`` at the start of an option or item; returns (None, 0) if there is none, else the text's start."""
-    found = _WEIGHT.match(text)
-    return (make_weight(found[1]), found.end()) if found else (None, 0)
-
-
-def make_weight(written: str) -> Weight:
-    """Return the weight for a decimal number; at most 9 digits before and 6 behind the point."""
-    negative = written.startswith("-")
-    whole, _, fraction = written.lstrip("-").partition(".")
-    fraction = fraction.rstrip("0")
-    if negative:
-        return Weight(0, f"the weight {written} is negative and counts 0")
-    if len(whole.lstrip("0")) > 9 or len(fraction) > 6:
-        return Weight(1_000_000, f"the weight {written[:40]} has too many digits and counts 1")
-    return Weight(int((whole or "0") + fraction.ljust(6, "0")))
 
 
 def _comment_hints(
@@ -122,7 +90,7 @@ def _comment_hints(
     ][:_MOST_FINDINGS]
 
 
-class _Reader:
+class Reader:
     """Reads ranges of one text; all ranges share its brace map."""
 
     def __init__(self, text: str, profile: Profile) -> None:
@@ -149,13 +117,16 @@ class _Reader:
         end: int,
         severity: Severity = Severity.ERROR,
     ) -> None:
+        """Note a problem of the text."""
         if len(self.findings) < _MOST_FINDINGS:
             self.findings.append(Finding(code, severity, message, hint, start, end))
 
     def prompt(self, start: int, end: int) -> Prompt:
+        """Read a range as a prompt."""
         return Prompt(start, end, self.read(start, end))
 
     def trimmed(self, start: int, end: int) -> tuple[int, int]:
+        """Return the range without the blanks at its ends."""
         while start < end and self.text[start] in _BLANKS:
             start += 1
         while end > start and self.text[end - 1] in _BLANKS:
@@ -188,7 +159,7 @@ class _Reader:
             elif sign == "{":
                 made = self.brace(at)
             elif self.has_commands and self.close.get(at + 1, end) < end:
-                made = self.variable(at) if sign == "$" else self.wrapper(at)
+                made = parse_commands.variable(self, at) if sign == "$" else parse_commands.wrapper(self, at)
             if not made:
                 at += 1
                 continue
@@ -235,6 +206,7 @@ class _Reader:
         return (), end
 
     def wildcard(self, at: int, end: int, *, in_tag: bool) -> tuple[Node, ...]:
+        """Read ``__name__``; nothing if no name stands there."""
         text = self.text
         stop = text.find("__", at + 2, end)
         if stop < 0:
@@ -265,6 +237,7 @@ class _Reader:
         return (Wildcard(at, stop, sampler, name.replace("\\", "/"), arguments, in_tag),)
 
     def arguments(self, start: int, end: int) -> tuple[Argument, ...] | None:
+        """Read ``name=value, …`` between parentheses; None if it is no such thing."""
         found: list[Argument] = []
         place = begin = start
         while True:
@@ -283,6 +256,7 @@ class _Reader:
             place = begin = stop + 1
 
     def bracket(self, at: int, end: int) -> tuple[Node, ...]:
+        """Read ``[path]``; nothing if a brace, bracket, escape or line break comes before its end."""
         mark = _BRACKET_END.search(self.text, at + 1, end)
         if mark is None or mark[0] != "]" or mark.start() == at + 1:
             return ()
@@ -297,111 +271,24 @@ class _Reader:
             return ()
         bound = _BOUND.match(self.text, at + 1, close)
         if bound and (not bound[1] or self.has_commands):
-            return (self.multi(at, close, bound),)
+            return (parse_picks.multi(self, at, close, bound),)
         tops = self.tops(at + 1, close)
         if tops.bars:
-            return (self.variant(at, close, tops.bars),)
+            return (parse_picks.variant(self, at, close, tops.bars),)
         if not self.native:
             inner = self.read(at + 1, close)
             return (Text(at, at + 1, ""), *inner, Text(close, close + 1, ""))
         grid = match_range(self.text[at + 1 : close]) if close - at <= 200 else None
         if grid:
-            return (self.number(at, close + 1, grid),)
+            return (parse_picks.number(self, at, close + 1, grid),)
         return (self.reference(at, close, tops.colon),)
 
     def tops(self, start: int, end: int) -> scan.Tops:
+        """Return the bars, colon and ``$$`` that count in a body."""
         return scan.find_tops(self.text, start, end, self.close, brackets_hide=self.native)
 
-    def number(self, start: int, end: int, written: tuple[str, str, str | None]) -> Node:
-        grid = make_grid(*written)
-        body = self.text[start + 1 : end - 1]
-        if grid is None:
-            self.report(
-                "bad-range", f"the range {body[:60]} is too large", "at most 30 digits and 10^30 values", start, end
-            )
-        elif grid.had_bad_step:
-            self.report(
-                "bad-range",
-                f"the step of {body} is not positive",
-                "a step of 1 was used",
-                start,
-                end,
-                Severity.WARNING,
-            )
-        elif grid.was_reversed:
-            self.report(
-                "reversed-bounds",
-                f"the bounds of {body} are reversed",
-                "they were swapped",
-                start,
-                end,
-                Severity.HINT,
-            )
-        return Number(start, end, grid)
-
-    def multi(self, at: int, close: int, bound: re.Match[str]) -> Node:
-        start, separator = bound.end(), self.default_separator()
-        dollars = self.tops(start, close).dollars
-        if dollars:
-            separator = scan.unescape(self.text[start : dollars[0]])
-            start = dollars[0] + 2
-        if start == close:
-            self.report("syntax", "a multi-pick without options", "write {2$$, $$one|two|three}", at, close + 1)
-            return Kept(at, close + 1)
-        low, high = _bounds(bound)
-        options = self.options(start, close, self.tops(start, close).bars, quantified=True)
-        if low is not None and high is not None and low > high:
-            low, high = high, low
-            self.report(
-                "reversed-bounds",
-                "the bounds of the multi-pick are reversed",
-                "they were swapped",
-                at,
-                bound.end(),
-                Severity.HINT,
-            )
-        sampler = Sampler(bound[1]) if bound[1] else None
-        return Multi(at, close + 1, sampler, low, high, separator, options)
-
-    def default_separator(self) -> str:
-        return {Profile.NATIVE: ", ", Profile.DYNAMICPROMPTS: ",", Profile.IMPACT: " "}[self.profile]
-
-    def variant(self, at: int, close: int, bars: list[int]) -> Node:
-        start, sampler = at + 1, None
-        if self.has_commands and self.text[start] in scan.SAMPLER_SIGNS:
-            sampler = Sampler(self.text[start])
-            start += 1
-        return Variant(at, close + 1, sampler, self.options(start, close, bars, quantified=False))
-
-    def options(self, start: int, end: int, bars: list[int], *, quantified: bool) -> tuple[Option, ...]:
-        made: list[Option] = []
-        for stop in (*bars, end):
-            made.append(self.option(start, stop, quantified=quantified))
-            start = stop + 1
-        return tuple(made)
-
-    def option(self, start: int, end: int, *, quantified: bool) -> Option:
-        weight, begin = Weight(), start
-        found = _WEIGHT.match(self.text, start, end)
-        if found:
-            weight, begin = make_weight(found[1]), found.end()
-            if weight.problem:
-                self.report(
-                    "bad-weight",
-                    weight.problem,
-                    "write a positive number such as 2:: or 0.5::",
-                    start,
-                    begin,
-                    Severity.WARNING,
-                )
-        quantity = _QUANTITY.match(self.text, begin, end) if quantified and not found else None
-        if quantity and self.profile is not Profile.DYNAMICPROMPTS:
-            prompt = self.prompt(quantity.end(), end)
-            if len(prompt.nodes) == 1 and isinstance(prompt.nodes[0], Wildcard):
-                return Option(start, end, weight, prompt, _small(quantity[1]))
-        return Option(start, end, weight, self.prompt(begin, end))
-
     def reference(self, at: int, close: int, colon: int | None) -> Node:
+        """Read a body that is a name, a path or plain text; the library decides when it is expanded."""
         nodes = self.read(at + 1, close)
         body_start, body_end = self.trimmed(at + 1, close)
         body = self.text[body_start:body_end] if body_end - body_start <= MOST_NAME else ""
@@ -415,90 +302,9 @@ class _Reader:
                 blank = self.text[colon + 1 : colon + 2] in set(_BLANKS)
         return Braces(at, close + 1, body, nodes, head, tail, blank)
 
-    def variable(self, at: int) -> tuple[Node, ...]:
-        """Read the commands that begin with ``${``; nothing if the body is none."""
-        close = self.close[at + 1]
-        if self.text.startswith("if ", at + 2):
-            return (self.conditional(at, close),)
-        name = _IDENT.match(self.text, at + 2, close)
-        if name is None:
-            return ()
-        start, stop = name.end(), close + 1
-        if start == close:
-            return (Variable(at, stop, name[0], None),)
-        for sign, unset, eager in (
-            ("?=!", True, True),
-            ("?=", True, False),
-            ("=!", False, True),
-            ("=", False, False),
-        ):
-            if self.text.startswith(sign, start):
-                value = self.prompt(start + len(sign), close)
-                return (Binding(at, stop, name[0], eager, unset, value),)
-        if self.text[start] == ":":
-            return (Variable(at, stop, name[0], self.prompt(start + 1, close)),)
-        return ()
-
-    def conditional(self, at: int, close: int) -> Node:
-        start = at + 5
-        colon = self.condition_end(start, close)
-        if colon is None:
-            self.report(
-                "syntax",
-                "a condition without a colon",
-                "write ${if season=winter: fur coat | linen shirt}",
-                at,
-                close + 1,
-            )
-            return Kept(at, close + 1)
-        bars = self.tops(colon + 1, close).bars
-        then = self.prompt(*self.trimmed(colon + 1, bars[0] if bars else close))
-        otherwise = self.prompt(*self.trimmed(bars[0] + 1, close)) if bars else None
-        return Conditional(at, close + 1, self.text[start:colon].strip(), then, otherwise)
-
-    def condition_end(self, start: int, end: int) -> int | None:
-        """Return the offset of the first colon outside double quotes and braces."""
-        place = start
-        while (mark := _CONDITION_MARK.search(self.text, place, end)) is not None:
-            sign, place = mark[0], mark.end()
-            if sign == ":":
-                return mark.start()
-            if sign == "\\":
-                place += 1
-            elif sign == "{":
-                place = self.close.get(mark.start(), mark.start()) + 1
-            else:
-                quote = self.text.find('"', place, end)
-                place = quote + 1 if quote >= 0 else place
-        return None
-
-    def wrapper(self, at: int) -> tuple[Node, ...]:
-        close = self.close[at + 1]
-        dollars = self.tops(at + 2, close).dollars
-        if not dollars:
-            return ()
-        outer, inner = self.prompt(at + 2, dollars[0]), self.prompt(dollars[0] + 2, close)
-        return (Wrapper(at, close + 1, outer, inner),)
-
 
 def _joins(neighbour: str) -> bool:
     return neighbour == "_" or neighbour.isalnum()
-
-
-def _small(digits: str) -> int:
-    """Return the number, or a million if it is larger: more than any pick can use."""
-    return int(digits) if len(digits) <= 6 else 1_000_000
-
-
-def _bounds(bound: re.Match[str]) -> tuple[int | None, int | None]:
-    _, low, high, least, _, most, exact = bound.groups()
-    if exact:
-        return _small(exact), _small(exact)
-    if most:
-        return 1, _small(most)
-    if least:
-        return _small(least), None
-    return _small(low), _small(high)
 
 
 def cut_nodes(nodes: tuple[Node, ...], text: str, start: int, end: int) -> Prompt | None:

@@ -15,7 +15,8 @@ from luna_engine.wildcards.seeds import child_key
 from luna_engine.wildcards.syntax import Braces, Bracket, Multi, Option, Sampler, Text, Variable, Variant, Wildcard
 
 if TYPE_CHECKING:
-    from luna_engine.wildcards.drawing import Frame, Run, Site
+    from luna_engine.wildcards.drafts import Frame, Site
+    from luna_engine.wildcards.drawing import Run
     from luna_engine.wildcards.model import Item
     from luna_engine.wildcards.pools import Pool
     from luna_engine.wildcards.syntax import Node

@@ -6,8 +6,8 @@ import bisect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import TEMPLATES, Branch, ItemList, Kind, Place, lists_below, walk_places
-from luna_engine.wildcards.read_txt import Lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,10 +61,11 @@ def running_sums(micro: Sequence[int]) -> tuple[list[int] | None, int]:
 
     Equal weights give (None, their number): one ticket each draws the same candidate.
     """
-    if len(set(micro)) <= 1:
+    distinct = set(micro)
+    if len(distinct) <= 1:
         return None, len(micro)
     scale = _MICRO
-    while scale > 1 and any(weight % scale for weight in micro):
+    while scale > 1 and any(weight % scale for weight in distinct):
         scale //= 10
     sums: list[int] = []
     total = 0
@@ -81,10 +82,19 @@ def pool_of_lists(lists: Iterable[ItemList]) -> Pool:
     held = sum(len(found.items) for found in once)
     if len(once) == 1:
         items = once[0].items
-        if isinstance(items, Lines) and not items.has_weights:
-            return Pool(items, None, len(items), ids, held)
+        if isinstance(items, Lines):
+            return _pool_of_lines(items, ids, held)
         return make_pool(items, ids, held)
     return make_pool([item for found in once for item in found.items], ids, held)
+
+
+def _pool_of_lines(lines: Lines, ids: frozenset[int], held: int) -> Pool:
+    """Return the pool of a txt file; no item is made, unless some must be left out."""
+    if lines.micro is None:
+        return Pool(lines, None, len(lines), ids, held)
+    if min(lines.micro) == 0:
+        return make_pool(lines, ids, held)
+    return Pool(lines, *running_sums(lines.micro), ids, held)
 
 
 def target_lists(target: Target, index: AddressIndex, *, templates: bool) -> list[ItemList]:

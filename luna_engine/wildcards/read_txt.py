@@ -1,109 +1,95 @@
-"""Text files: one item a line, read at first use, an Item made only when it is drawn."""
+"""Reading text files: one item a line, found block by block; no line is decoded before it is drawn."""
 
 from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, overload
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
+from luna_engine.wildcards.decode import to_utf8
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
-from luna_engine.wildcards.model import Content, Document, Item, ItemList
-from luna_engine.wildcards.parser import MOST_CHARACTERS, read_weight
-from luna_engine.wildcards.syntax import Weight
+from luna_engine.wildcards.lines import Lines
+from luna_engine.wildcards.model import Content, Document, ItemList
+from luna_engine.wildcards.parser import MOST_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ONE = Weight()
 _MOST_DIAGNOSTICS = 100
+_BLOCK_BYTES = 1 << 16  # stays in the processor's cache while its lines are looked at
+_COMMENT = 0x23
+_FIRST_ABOVE_COMMENT = b"$"
+# A comment, a control character, a blank; beyond ASCII the blanks of str.isspace, with some neighbours.
+_DOUBTFUL_START = re.compile(rb"\n(?:[\0-#]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2[\x80\x81]|\xe3\x80\x80)")
 
 
-class Lines(Sequence[Item]):
-    """The items of a txt file. Equal indices give the same Item object."""
-
-    def __init__(self, owner: ItemList, lines: list[str], numbers: array[int]) -> None:
-        self._owner = owner
-        self._lines = lines
-        self._numbers = numbers
-        self._made: dict[int, Item] = {}
-        self.has_weights = any("::" in line for line in lines)
-
-    def __len__(self) -> int:
-        return len(self._lines)
-
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self._lines)))]
-        if index < 0:
-            index += len(self._lines)
-        found = self._made.get(index)
-        if found is None:
-            found = self._made.setdefault(index, self._make(index))
-        return found
-
-    def __iter__(self) -> Iterator[Item]:
-        return (self[index] for index in range(len(self._lines)))
-
-    def texts(self) -> list[str]:
-        """Return the lines as they stand, weights included."""
-        return self._lines
-
-    def _make(self, index: int) -> Item:
-        line = self._lines[index]
-        text = line.strip()
-        column = line.find(text) + 1
-        weight, start = read_weight(text) if self.has_weights else (None, 0)
-        item = Item(text[start:], self._numbers[index], column, weight or _ONE, column + start)
-        item.owner = self._owner
-        return item
-
-
-def read_txt(document: Document, text: str, diagnostics: tuple[Diagnostic, ...]) -> Content:
+def read_txt(document: Document, data: bytes) -> Content:
     """Return the content of a txt file: LF, CRLF and CR end a line and nothing else does."""
+    data, diagnostics = to_utf8(data, document.path)
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     found = list(diagnostics)
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    lines: list[str] = []
-    numbers: array[int] = array("L")
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line or line[0] == "#" or line.isspace():
-            continue
-        if len(line) > MOST_CHARACTERS:
-            message = f"a line of {len(line)} characters is no item"
-            found.append(Diagnostic("limit", Severity.ERROR, message, None, document.path, number, 1))
-            continue
-        lines.append(line)
-        numbers.append(number)
     owner = ItemList(document, (), 1, 1)
-    items = Lines(owner, lines, numbers)
+    items = _find_items(owner, data, found)
     owner.items = items
-    if items.has_weights:
-        found += _weight_problems(document, lines, numbers)
-    return Content(owner, tuple(found[:_MOST_DIAGNOSTICS]))
+    found += (
+        Diagnostic("bad-weight", Severity.WARNING, problem, "write a positive number", document.path, number, 1)
+        for number, problem in items.bad_weights
+    )
+    return Content(owner, tuple(found[:_MOST_DIAGNOSTICS]), digest_of=items.digest)
 
 
-_SUSPECT = re.compile(r"\s*(?:-|[0-9.]{8,})[0-9.]*::")
+def _find_items(owner: ItemList, data: bytes, problems: list[Diagnostic]) -> Lines:
+    """Find where each item begins, comments, blank lines and lines that are too long left out."""
+    starts: array[int] = array("I")
+    numbers: array[int] | None = None
+    lines_before = 0
+    for at, block in _blocks(data):
+        lines = block.splitlines(keepends=True)
+        offsets = accumulate(map(len, lines[:-1]), initial=at)
+        if _are_items(block, lines):
+            starts.extend(offsets)
+            if numbers is not None:
+                numbers.extend(range(lines_before + 1, lines_before + len(lines) + 1))
+        else:
+            for number, (offset, line) in enumerate(zip(offsets, lines, strict=True), lines_before + 1):
+                if _is_item(line, number, owner, problems):
+                    starts.append(offset)
+                    if numbers is not None:
+                        numbers.append(number)
+                elif numbers is None:
+                    numbers = array("I", range(1, number))
+        lines_before += len(lines)
+    return Lines(owner, data, starts, numbers)
 
 
-def _weight_problems(document: Document, lines: list[str], numbers: array[int]) -> list[Diagnostic]:
-    found = []
-    for line, number in zip(lines, numbers, strict=True):
-        weight = read_weight(line)[0] if _SUSPECT.match(line) else None
-        if weight is not None and weight.problem:
-            found.append(
-                Diagnostic(
-                    "bad-weight",
-                    Severity.WARNING,
-                    weight.problem,
-                    "write a positive number",
-                    document.path,
-                    number,
-                    1,
-                )
-            )
-    return found
+def _blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the file in blocks of whole lines, each with its offset."""
+    at = 0
+    while at < len(data):
+        end = data.find(b"\n", at + _BLOCK_BYTES) + 1 or len(data)
+        yield at, data[at:end]
+        at = end
+
+
+def _are_items(block: bytes, lines: list[bytes]) -> bool:
+    """Tell quickly that all lines are items; no if in doubt, then each line is looked at."""
+    if len(block) > MOST_CHARACTERS:
+        return False
+    if block.isascii():
+        return min(lines) >= _FIRST_ABOVE_COMMENT  # blanks and line ends are lower still
+    return _DOUBTFUL_START.search(b"\n" + block) is None
+
+
+def _is_item(line: bytes, number: int, owner: ItemList, problems: list[Diagnostic]) -> bool:
+    first = line[0]
+    if first == _COMMENT or (not _COMMENT < first < 0x80 and not line.decode("utf-8").strip()):
+        return False
+    if len(line) > MOST_CHARACTERS:
+        length = len(line.decode("utf-8").removesuffix("\n"))
+        if length > MOST_CHARACTERS:
+            message = f"a line of {length} characters is no item"
+            problems.append(Diagnostic("limit", Severity.ERROR, message, None, owner.document.path, number, 1))
+            return False
+    return True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections import deque
 from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
 from luna_engine.wildcards.globs import match_parts
+from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.lookup import AddressIndex, Target, joined
 from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain, parse
@@ -164,9 +166,7 @@ class Snapshot:
 
         visit(parsed.nodes, parsed, None)
         while waiting:
-            for item in waiting.popleft().items:
-                if is_plain(item.text):
-                    continue
+            for item in _constructs(waiting.popleft()):
                 tree = self.parse_item(item)
                 if item.owner is not None:
                     visit(tree.nodes, tree, item.owner.document)
@@ -180,7 +180,7 @@ class Snapshot:
             digest.update(f"{profile.value}\0{text}".encode("utf-8", "surrogatepass"))
             for document in sorted(self.reach(self.template(text, profile)), key=lambda found: found.path):
                 digest.update(f"\0{document.path}\0".encode("utf-8", "surrogatepass"))
-                digest.update(document.content.digest)
+                digest.update(document.content.digest_of())
             names = "\0".join(sorted(document.path for document in self.documents))
             digest.update(names.encode("utf-8", "surrogatepass") if self._has_unknown(text, profile) else b"")
             self._digests[key] = digest.hexdigest()
@@ -199,6 +199,13 @@ class Snapshot:
         return False
 
 
+def _constructs(found: ItemList) -> Iterator[Item]:
+    """Yield the items that may hold a construct."""
+    if isinstance(found.items, Lines):
+        return found.items.constructs()
+    return (item for item in found.items if not is_plain(item.text))
+
+
 def _lists(target: Target, snapshot: Snapshot, *, templates: bool) -> list[ItemList]:
     if target.item is not None:
         return [target.item.owner] if target.item.owner is not None else []
@@ -206,19 +213,25 @@ def _lists(target: Target, snapshot: Snapshot, *, templates: bool) -> list[ItemL
 
 
 def _shadow(documents: list[Document]) -> tuple[list[Document], list[Diagnostic]]:
-    """Hide files of later roots behind files of the same path in earlier ones."""
-    kept: dict[str, Document] = {}
+    """Hide files of later roots behind files of the same address in earlier ones, whatever their kinds.
+
+    Files of one root never hide each other: between them the order of kinds decides at each lookup.
+    """
+    kept: list[Document] = []
+    owners: dict[str, Document] = {}
     hints: list[Diagnostic] = []
     for document in sorted(documents, key=lambda found: found.root):
-        first = kept.setdefault(document.path, document)
-        if first is not document:
-            hints.append(
-                Diagnostic(
-                    "shadowed",
-                    Severity.HINT,
-                    f"{document.path} of an earlier root hides one of a later root",
-                    None,
-                    document.path,
-                )
+        first = owners.setdefault(unicodedata.normalize("NFC", document.address), document)
+        if first.root == document.root:
+            kept.append(document)
+            continue
+        hints.append(
+            Diagnostic(
+                "shadowed",
+                Severity.HINT,
+                f"{first.path} of an earlier root hides {document.path} of a later one",
+                "rename one of them to have both",
+                document.path,
             )
-    return list(kept.values()), hints
+        )
+    return kept, hints

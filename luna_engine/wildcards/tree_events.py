@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, TextFix
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MOST_DEPTH = 100
 _CORE_TAG = re.compile(r"tag:yaml\.org,2002:(str|int|float|bool|null|seq|map|merge)\Z|!\Z")
@@ -88,11 +91,23 @@ def read_yaml(text: str, file: str, *, pure: bool = False) -> RawFile:
     """
     builder = _Builder(file, text)
     try:
-        for event in yaml.parse(text, Loader=loader_class(pure=pure)):
+        for event in _events(text, loader_class(pure=pure)):
             builder.take(event)
     except yaml.YAMLError as error:
         raise RefusedFile(_explain(error, text, file)) from error
     return RawFile(builder.documents, builder.diagnostics)
+
+
+def _events(text: str, loader: Any) -> Iterator[Any]:
+    """Yield the events of a stream, like yaml.parse but asking once for each instead of twice."""
+    made = loader(text)
+    try:
+        event = None
+        while type(event) is not yaml.StreamEndEvent:
+            event = made.get_event()
+            yield event
+    finally:
+        made.dispose()
 
 
 class _Builder:
@@ -108,8 +123,8 @@ class _Builder:
         self.keys: list[Scalar | None] = []
 
     def take(self, event: Any) -> None:
-        if isinstance(event, yaml.ScalarEvent):
-            self.add(self.scalar(event), event, dropped=self.is_foreign(event))
+        if type(event) is yaml.ScalarEvent:
+            self.add(self.scalar(event), event, dropped=event.tag is not None and self.is_foreign(event))
         elif isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
             self.start(event)
         elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import math
+import os
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from luna_engine.wildcards.library import WildcardLibrary
 
@@ -74,6 +76,7 @@ class Watch:
         self._library = library
         self._on_event = on_event
         self._wake = threading.Event()
+        self._last_event_s = -math.inf
         self._stop = threading.Event()
         self._observer = self._observe() if use_notifications else None
         self.is_polling = self._observer is None
@@ -85,12 +88,12 @@ class Watch:
         from watchdog.events import FileSystemEventHandler
         from watchdog.observers import Observer
 
-        wake = self._wake
+        take = self._take
 
         class Handler(FileSystemEventHandler):
             def on_any_event(self, event: Any) -> None:
                 if event.event_type not in {"opened", "closed_no_write"}:
-                    wake.set()
+                    take(event.src_path, event.dest_path)
 
         observer = Observer()
         try:
@@ -102,6 +105,14 @@ class Watch:
             _log.warning("no file notifications (%s); polling every %g s", error, POLL_S)
             return None
         return observer
+
+    def _take(self, *touched: str | bytes) -> None:
+        """Take an event of the observer's thread, unless it is about hidden names alone, which the library skips."""
+        names = [Path(os.fsdecode(path)).name for path in touched if path]
+        if names and all(name.startswith(".") for name in names):
+            return
+        self._last_event_s = time.monotonic()
+        self._wake.set()
 
     def _run(self) -> None:
         if self.is_polling:
@@ -116,9 +127,8 @@ class Watch:
     def _settle(self) -> None:
         """Wait until no event came for the debounce time, but not for ever."""
         until = time.monotonic() + MOST_DELAY_S
-        while self._wake.is_set() and time.monotonic() < until:
-            self._wake.clear()
-            if self._stop.wait(DEBOUNCE_S):
+        while (left_s := min(self._last_event_s + DEBOUNCE_S, until) - time.monotonic()) > 0:
+            if self._stop.wait(left_s):
                 return
         self._wake.clear()
 

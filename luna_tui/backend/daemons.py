@@ -51,9 +51,9 @@ class LocalDaemons:
 
     def open(self) -> None:
         """Take the lock if it is free, adopt what runs, and keep watching in a thread."""
-        from luna_daemon.supervisor import Supervisor
+        from luna_tui.backend.transitions import ObservedSupervisor
 
-        supervisor = Supervisor(on_event=self._note)
+        supervisor = ObservedSupervisor(self._note)
         self._supervisor = supervisor
         if not self._readonly:
             supervisor.try_lock()

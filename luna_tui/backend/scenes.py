@@ -26,27 +26,26 @@ from luna_tui.views import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Lines of the recorded logs: seconds before NOW, level, text.
+# Lines of the recorded logs as daemons of this version write them: seconds before NOW, level, text.
 _LOGS = {
     "clip": (
-        (8047.0, "info", "start clip 2.0.0 on cuda:1 NVIDIA GeForce RTX 3090, port 19283"),
-        (8046.2, "info", "loading set sdxl: l 235 MiB, g 1.3 GiB bf16"),
-        (8044.1, "info", "loading set flux: l shared, t5xxl 3.3 GiB bf16"),
-        (8042.9, "info", "ready after 4.1 s"),
-        (312.4, "info", "comfy:8188 connected, shm"),
-        (311.8, "info", "encode_tokens sdxl 2 rows 41 ms comfy:8188"),
-        (96.2, "warning", "lora detail_v2: 0 of 264 keys match g"),
-        (95.9, "info", "encode_tokens sdxl 2 rows 38 ms comfy:8188"),
-        (41.0, "info", "comfy:8189 connected, inline"),
-        (40.2, "info", "encode_tokens flux 1 row 96 ms comfy:8189"),
-        (12.7, "info", "encode_tokens sdxl 2 rows 40 ms comfy:8188"),
-        (3.1, "info", "results hit 0.2 ms comfy:8188"),
+        (8047.0, "info", "listening on unix:/run/user/1000/luna/clip.sock, 127.0.0.1:19283"),
+        (8047.0, "info", "phase: importing torch"),
+        (8044.1, "info", "phase: loading sdxl"),
+        (8040.5, "info", "phase: warming up sdxl"),
+        (8039.7, "info", "phase: loading sd15"),
+        (8039.2, "info", "phase: warming up sd15"),
+        (8039.1, "info", "ready after 7.9 s"),
+        (312.4, "warning", "1 connections refused, the last because: a wrong token"),
+        (95.9, "info", "encode_tokens 41.2 ms for comfyui"),
+        (12.7, "info", "encode_tokens 40.6 ms for comfyui"),
     ),
     "vae": (
-        (64.0, "info", "decode 1x4x128x128 in one piece, 812 ms"),
-        (11.0, "info", "decode 4x4x128x128 tiled 64/16"),
-        (9.8, "error", "CUDA out of memory: 1.5 GiB asked, 0.9 free"),
-        (9.7, "warning", "halving the batch, then tiles"),
+        (64.0, "info", "listening on unix:/run/user/1000/luna/vae.sock, 127.0.0.1:19284"),
+        (64.0, "info", "phase: importing torch"),
+        (62.1, "info", "phase: loading sdxl-vae"),
+        (61.2, "info", "phase: warming up sdxl-vae"),
+        (60.8, "info", "ready after 3.2 s"),
     ),
 }
 
@@ -74,10 +73,7 @@ def write_logs(folder: Path) -> dict[str, str]:
     return written
 
 
-_CRASH = ExitView(
-    NOW - 9, None, 9, "ended by signal 9 while memory rose: probably the system, RAM short", 9_800 * MIB, 3_480 * MIB,
-    ("decode 1x4x128x128 tiled 64/16", "CUDA out of memory: 1.5 GiB asked", "halving the batch, then tiles"),
-)  # fmt: skip
+_CRASH = ExitView(NOW - 9, None, 9, "signal 9 (SIGKILL)", 9_800 * MIB, None, tuple(text for _, _, text in _LOGS["vae"]))
 
 
 def daemons(scene: str) -> tuple[DaemonRow, ...]:
@@ -85,26 +81,27 @@ def daemons(scene: str) -> tuple[DaemonRow, ...]:
     if scene == "empty":
         return ()
     has_gpu = scene != "no-gpu"
-    first, second = ("cuda:0", "cuda:1") if has_gpu else ("cpu", "cpu")
+    # A daemon that runs tells the kind of its device, one that does not is shown as configured.
+    running, first = ("cuda", "cuda:0") if has_gpu else ("cpu", "cpu")
     return (
         DaemonRow(
-            "clip", "clip", "ready", second, 19283, pid=41233, uptime_s=8047, rss_bytes=1_912 * MIB,
-            vram_bytes=4_980 * MIB if has_gpu else None, queue_depth=0, backend="native: transformers 5.24",
-            clients=("comfy:8188 shm", "comfy:8189 inline"),
+            "clip", "clip", "ready", running, 19283, pid=41233, uptime_s=8047, rss_bytes=1_912 * MIB,
+            vram_bytes=1_940 * MIB if has_gpu else None, queue_depth=0,
+            backend="native: the only backend of this version", clients=("comfyui inline", "comfyui inline"),
             sets=(
-                SetView("sdxl", "sdxl", ("l", "g"), 1_570 * MIB, "bf16", "device", pinned=True),
-                SetView("flux", "flux", ("l", "t5xxl"), 3_410 * MIB, "bf16", "device"),
+                SetView("sdxl", "sdxl", ("l", "g"), 1_560 * MIB, "fp16", "device"),
+                SetView("sd15", "sd15", ("l",), 235 * MIB, "fp16", "device"),
             ),
             log_path=None,
         ),
         DaemonRow(
-            "vae", "vae", "backoff", first, 19284, reason="ended by signal 9: out of memory?", restarts_total=3,
-            backoff_s=8, last_exit=_CRASH,
+            "vae", "vae", "backoff", first, 19284, reason=_CRASH.reason, restarts_total=3, backoff_s=8,
+            last_exit=_CRASH,
         ),
         DaemonRow("spare", "full", "stopped", "cpu", 19285, reason="stopped by you", restarts_total=1),
         DaemonRow(
-            "vision", "clip", "loading", second, 19286, pid=41801, uptime_s=6, rss_bytes=812 * MIB,
-            phase="reading l of sd15", phase_fraction=0.62,
+            "vision", "clip", "loading", running, 19286, pid=41801, uptime_s=6,
+            rss_bytes=812 * MIB, phase="loading sdxl", phase_fraction=0.5,
         ),
     )  # fmt: skip
 
@@ -129,24 +126,23 @@ def gpus(scene: str) -> GpusView:
         return GpusView(NOW, "nvml", None, reason, (), memory)
     busy = scene != "empty"
     first = GpuCard(
-        "GPU-3f2a81c0", 0, "NVIDIA GeForce RTX 4090", total_bytes=24 * GIB, used_bytes=int(18.1 * GIB) if busy else 0,
-        free_bytes=int(5.9 * GIB) if busy else 24 * GIB, peak_bytes=int(22.7 * GIB), peak_at=NOW - 1480,
-        util_percent=91 if busy else 0, temperature_c=67, power_w=310.0, history=_history(5, 17.5) if busy else (),
+        "GPU-3f2a81c0", 0, "NVIDIA GeForce RTX 4090", total_bytes=24 * GIB, used_bytes=17 * GIB if busy else 0,
+        free_bytes=7 * GIB if busy else 24 * GIB, peak_bytes=int(22.7 * GIB), peak_at=NOW - 1480,
+        util_percent=91 if busy else 0, temperature_c=67, power_w=310.0, history=_history(5, 16.4) if busy else (),
         processes=(
             GpuProcess(40112, "python main.py", "other", int(11.2 * GIB), "nvml", peak_bytes=16 * GIB),
             GpuProcess(40990, "python main.py", "other", int(4.4 * GIB), "nvml", peak_bytes=int(4.4 * GIB)),
-            GpuProcess(43950, "luna vae", "daemon", int(1.1 * GIB), "self-report", peak_bytes=int(1.9 * GIB)),
             GpuProcess(2203, "Xorg", "other", int(0.4 * GIB), "nvml", peak_bytes=int(0.4 * GIB)),
             GpuProcess(None, "driver and unexplained", "remainder", 1 * GIB, "remainder"),
         ) if busy else (),
     )  # fmt: skip
     second = GpuCard(
-        "GPU-90c1d2aa", 1, "NVIDIA GeForce RTX 3090", total_bytes=24 * GIB, used_bytes=int(5.2 * GIB) if busy else 0,
-        free_bytes=int(18.8 * GIB) if busy else 24 * GIB, peak_bytes=6 * GIB, peak_at=NOW - 5190,
-        util_percent=3, temperature_c=41, power_w=28.0, history=_history(4, 5) if busy else (),
+        "GPU-90c1d2aa", 1, "NVIDIA GeForce RTX 3090", total_bytes=24 * GIB, used_bytes=int(2.9 * GIB) if busy else 0,
+        free_bytes=int(21.1 * GIB) if busy else 24 * GIB, peak_bytes=int(3.1 * GIB), peak_at=NOW - 5190,
+        util_percent=3, temperature_c=41, power_w=28.0, history=_history(2.3, 2.3) if busy else (),
         processes=(
-            GpuProcess(41233, "luna clip", "daemon", int(4.9 * GIB), "nvml", peak_bytes=int(5.4 * GIB)),
-            GpuProcess(None, "driver and unexplained", "remainder", int(0.3 * GIB), "remainder"),
+            GpuProcess(41233, "luna clip", "daemon", int(2.4 * GIB), "nvml", peak_bytes=int(2.6 * GIB)),
+            GpuProcess(None, "driver and unexplained", "remainder", int(0.5 * GIB), "remainder"),
         ) if busy else (),
     )  # fmt: skip
     return GpusView(NOW, "nvml", "580.95", None, (first, second), memory)
@@ -157,14 +153,17 @@ def events(scene: str) -> EventsView:
     if scene == "empty":
         return EventsView(NOW)
     rows = (
-        EventRow("e1", NOW - 9, "error", "vae", "daemon-ended", f"vae: {_CRASH.reason}",
-                 "--precision bf16 halves the weights in RAM"),
-        EventRow("e2", NOW - 68, "info", "vae", "restarting", "vae is started again, restart 3"),
-        EventRow("e3", NOW - 44, "info", "you", "command", "vision is starting", None, "luna daemon start vision"),
-        EventRow("e4", NOW - 2070, "warning", "settings", "settings-ignored",
-                 "daemon.speed: unknown setting; known here: host, port", None, None, 2),
-        EventRow("e5", NOW - 2308, "info", "you", "command", "spare has stopped", None, "luna daemon stop spare"),
-        EventRow("e6", NOW - 8047, "info", "clip", "daemon-found", "clip runs as pid 41233"),
+        EventRow("e1", NOW - 9, "error", "vae", "daemon-ended", f"vae: {_CRASH.reason}"),
+        EventRow("e2", NOW - 44, "info", "you", "command", "vision is starting", None, "luna daemon start vision"),
+        EventRow("e3", NOW - 60, "info", "vae", "daemon-ready", "vae is ready after 3.2 s, pid 43950"),
+        EventRow("e4", NOW - 64, "info", "vae", "restarting", "vae is started again, restart 3"),
+        EventRow("e5", NOW - 72, "error", "vae", "daemon-ended", f"vae: {_CRASH.reason}"),
+        EventRow("e6", NOW - 2070, "warning", "settings", "settings-ignored",
+                 "daemon.speed: unknown setting; known here: "
+                 "host, lora_cache_bytes, port, python, sets, timeout_s, vae_port", None, None, 2),
+        EventRow("e7", NOW - 2307, "info", "spare", "daemon-stopped", "spare has stopped: stopped by you"),
+        EventRow("e8", NOW - 2308, "info", "you", "command", "spare is stopping", None, "luna daemon stop spare"),
+        EventRow("e9", NOW - 8046, "info", "clip", "daemon-adopted", "clip runs already as pid 41233: ready"),
     )  # fmt: skip
     return EventsView(NOW, rows)
 
@@ -183,7 +182,8 @@ def links(scene: str) -> LinksView:
                 16,
                 ("unet", "l"), ("gothic dress",)),
         LinkRow(f"{root}/broken.safetensors", "broken", "lora", root, 4_096, problem=Failure(
-            "file-damaged", "the header promises 36.0 MiB, 4 KiB are there", "copy it again")),
+            "file-damaged", "broken.safetensors: 37,748,744 bytes are promised, 4,096 are there",
+            "copy or download the file again")),
         LinkRow("/models/embeddings/bad_hands.safetensors", "bad_hands", "embedding", "/models/embeddings", 24_576,
                 "sd15", "keys"),
     )  # fmt: skip
@@ -194,11 +194,14 @@ def choices(scene: str) -> FormChoices:
     """Return what the recorded form offers."""
     if scene == "empty":
         return FormChoices()
-    cards = (("cuda:0", "cuda:0 RTX 4090, 5.9 GiB free"), ("cuda:1", "cuda:1 RTX 3090, 18.8 GiB free"))
+    cards = (
+        ("GPU-3f2a81c0", "cuda:0 NVIDIA GeForce RTX 4090, 7.0 GiB free"),
+        ("GPU-90c1d2aa", "cuda:1 NVIDIA GeForce RTX 3090, 21.1 GiB free"),
+    )
     return FormChoices(
         tuple(row.name for row in daemons(scene)),
         (("cpu", "cpu"), *(cards if scene != "no-gpu" else ())),
-        ("sdxl", "flux"),
+        ("sdxl", "sd15"),
         (ModelFile("/models/checkpoints/sd15.safetensors", "checkpoints/sd15", "sd15", ("l", "vae"), 2 * GIB),),
         ("/models",),
         19287,

@@ -16,6 +16,7 @@ import click
 from luna_engine import settings
 from luna_engine.errors import InputFileError, LunaError
 from luna_engine.paths import checkout_root
+from luna_engine.weights.precisions import PRECISIONS
 from luna_tui import frame
 from luna_tui.commands import weights_output as words
 from luna_tui.progress import Bar
@@ -88,12 +89,26 @@ def list_sources(folders: tuple[Path, ...], family: str | None, *, stale: bool) 
 
 @frame.verb(group, "convert", mutates=True)
 @click.argument("sources", type=_FILE, nargs=-1, required=True)
-@click.option("--to", "precisions", metavar="P,...", default="", help="bf16, fp16, gguf_Q8_0; several by comma.")
+@click.option("--to", "precisions", metavar="P,...", default="", help=f"{', '.join(PRECISIONS)}; several by comma.")
 @click.option("--out", type=_FILE, metavar="DIR", help="Folder of the result (default: see docs/weights.md).")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be written, and stop.")
 @click.option("--detach", is_flag=True, help="Queue the jobs and return; they run on by themselves.")
 @click.option("--allow-finer", is_flag=True, help="Also write a finer class than the source's.")
 @click.option("--no-reshape", is_flag=True, help="Keep tensors whose rows fill no block as F16 in GGUF.")
+@click.option(
+    "--fp8-layout",
+    type=click.Choice(["current", "legacy"]),
+    default="current",
+    show_default=True,
+    help="Names of scales in fp8_e4m3fn_scaled; legacy is for older ComfyUI, such as 0.3.64.",
+)
+@click.option(
+    "--fp8-matmul",
+    type=click.Choice(["fast", "full"]),
+    default="fast",
+    show_default=True,
+    help="Whether ComfyUI may multiply in fp8, or shall decode first.",
+)
 def convert(
     sources: tuple[Path, ...],
     precisions: str,
@@ -103,16 +118,20 @@ def convert(
     detach: bool,
     allow_finer: bool,
     no_reshape: bool,
+    fp8_layout: str,
+    fp8_matmul: str,
 ) -> int:
     """Write the diffusion part of SOURCES in other precisions; all are tried, each has its outcome."""
     from luna_engine.weights import ConversionOptions
     from luna_engine.weights.naming import source_roots
     from luna_engine.weights.precisions import find_precision
+    from luna_engine.weights.targets import Fp8Layout
 
     labels = [find_precision(label).label for label in precisions.split(",") if label.strip()]
     if not labels:
-        raise click.UsageError("say --to PRECISION,... (bf16, fp16, gguf_Q8_0)")
-    options = ConversionOptions(allow_finer, not no_reshape, source_roots(settings.load()))
+        raise click.UsageError(f"say --to PRECISION,... ({', '.join(PRECISIONS)})")
+    fp8 = Fp8Layout(fp8_layout == "legacy", fp8_matmul == "full")
+    options = ConversionOptions(allow_finer, not no_reshape, source_roots(settings.load()), fp8)
     work = [(source, label) for source in sources for label in labels]
     if only_plan:
         return _plans(work, out, options)

@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Static
 
 from luna_tui.plain import content
+from luna_tui.screens.tabbing import TAB_BINDINGS
 
 if TYPE_CHECKING:
     from textual import events
@@ -30,6 +31,7 @@ class ChoiceDialog(ModalScreen[str]):
         Binding("escape", "stay", "stay"),
         Binding("left", "app.focus_previous", "left", show=False),
         Binding("right", "app.focus_next", "right", show=False),
+        *TAB_BINDINGS,
     ]
 
     def __init__(self, title: str, text: str, choices: tuple[tuple[str, str], ...]) -> None:

@@ -10,6 +10,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
 from luna_tui.plain import clean, content
+from luna_tui.screens.tabbing import TAB_BINDINGS
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -24,6 +25,7 @@ class ConfirmDialog(ModalScreen[bool]):
         Binding("y", "yes", "yes"),
         Binding("left,h", "app.focus_previous", "left", show=False),
         Binding("right,l", "app.focus_next", "right", show=False),
+        *TAB_BINDINGS,
     ]
 
     def __init__(self, title: str, loss: str, typed: str = "") -> None:

@@ -14,6 +14,7 @@ from textual.widgets import Button, Static
 
 from luna_engine.weights.precisions import PRECISIONS
 from luna_tui.plain import clean, content
+from luna_tui.screens.tabbing import TAB_BINDINGS
 from luna_tui.widgets.tick import Tick
 from luna_tui.wording import count, size
 
@@ -33,6 +34,7 @@ class ConvertDialog(ModalScreen[tuple[str, ...]]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "leave", "leave"),
         Binding("ctrl+s", "confirm", "convert", priority=True),
+        *TAB_BINDINGS,
     ]
 
     class Planned(Message):

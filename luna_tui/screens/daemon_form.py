@@ -13,6 +13,7 @@ from textual.widgets import Input, Label, Select, Static
 
 from luna_engine.errors import LunaError
 from luna_tui.plain import clean, content
+from luna_tui.screens.tabbing import TAB_BINDINGS
 from luna_tui.views import DaemonDraft, FieldProblem, FormChoices, Outcome
 from luna_tui.widgets.tick import Tick
 from luna_tui.wording import size
@@ -48,6 +49,7 @@ class DaemonForm(ModalScreen[str | None]):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "cancel", "cancel"),
         Binding("ctrl+s", "save", "save", priority=True),
+        *TAB_BINDINGS,
     ]
 
     class Ready(Message):
@@ -142,7 +144,9 @@ class DaemonForm(ModalScreen[str | None]):
                 self.query_one("#model", Select), self._models(), f"set:{draft.set_name}" if draft.set_name else _NONE
             )
             name = self.query_one("#name", Input)
-            name.value = name.value or draft.name or self._free_name()
+            if not name.value:
+                name.value = draft.name or self._free_name()
+                name.action_select_all()  # what is typed now takes the place of the suggestion
             port = self.query_one("#port", Input)
             port.value = port.value or draft.port or str(message.choices.free_port)
             self.query_one("#service_type", Select).value = draft.service_type

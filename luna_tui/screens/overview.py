@@ -47,7 +47,6 @@ class OverviewScreen(LunaScreen):
         "Whoever holds the supervisor's lock restarts what crashes; a second Luna is a viewer with the same verbs. "
         "Quitting stops nothing: the next start finds the daemons and adopts them."
     )
-    CSS_PATH = "../styles/overview.tcss"
     PANES: ClassVar[tuple[str, ...]] = ("daemons", "detail", "log")
 
     def __init__(self) -> None:

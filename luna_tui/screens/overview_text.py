@@ -121,7 +121,8 @@ def _sets(daemon: DaemonRow) -> list[Fact]:
 
 def _exit(last: ExitView) -> list[Fact]:
     how = f"signal {last.signal}" if last.signal is not None else f"code {number(last.code)}"
-    facts: list[Fact] = [("last exit", f"{clock(last.at)}  {how}: {last.reason}", "")]
+    words = last.reason if last.reason.startswith(how) else f"{how}: {last.reason}"
+    facts: list[Fact] = [("last exit", f"{clock(last.at)}  {words}", "")]
     if last.peak_ram_bytes is not None:
         facts.append(("", f"peak RSS {size(last.peak_ram_bytes)}, VRAM {size(last.peak_vram_bytes)}", ""))
     lines = [parse_line(line.encode("utf-8", "surrogateescape")).text for line in last.lines[-4:]]

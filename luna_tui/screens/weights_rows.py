@@ -16,16 +16,30 @@ if TYPE_CHECKING:
     from luna_tui.glyphs import Glyphs
 
 _BAR_CELLS = 16
+# Titles of precisions whose label is too wide, and the order in which their columns leave a narrow terminal.
+_TITLES = {
+    "fp8_e4m3fn_scaled": "fp8 scaled",
+    "fp8_e4m3fn": "fp8 plain",
+    "gguf_F16": "gguf F16",
+    "gguf_BF16": "gguf BF16",
+    "gguf_Q8_0": "Q8_0",
+}
+_DROPS = {"gguf_Q8_0": 1, "bf16": 2, "fp8_e4m3fn_scaled": 4, "fp16": 5, "fp8_e4m3fn": 8, "gguf_F16": 9, "gguf_BF16": 10}
+
+
+def _title(label: str) -> str:
+    return _TITLES.get(label, label)
+
 
 SOURCE_COLUMNS = (
     Column("source", "SOURCE", 22, flex=True),
-    Column("arch", "ARCH", 11, drop=4),
-    Column("size", "SIZE", 9, align="right", drop=5),
+    Column("arch", "ARCH", 11, drop=3),
+    Column("size", "SIZE", 9, align="right", drop=6),
     *(
-        Column(label, label.removeprefix("gguf_"), 8, align="right", drop=place)
-        for place, label in zip((2, 3, 1), PRECISIONS, strict=True)
+        Column(label, _title(label), max(8, len(_title(label))), align="right", drop=_DROPS[label])
+        for label in PRECISIONS
     ),
-    Column("note", "NOTE", 26, drop=6),
+    Column("note", "NOTE", 26, drop=7),
 )
 
 JOB_COLUMNS = (

@@ -3,53 +3,34 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.containers import Horizontal
 from textual.message import Message
-from textual.widgets import ContentSwitcher, Input, Static, TextArea
+from textual.widgets import Input, Static
 
 from luna_engine.errors import LunaError
 from luna_tui.plain import content
 from luna_tui.screens.base import LunaScreen
-from luna_tui.screens.choose import ChoiceDialog
+from luna_tui.screens.wildcard_files import FileEditors
 from luna_tui.screens.wildcard_rows import PROBLEM_COLUMNS, problem_key, problem_row, title_of_samples
 from luna_tui.widgets.chrome import Pane
 from luna_tui.widgets.samples import Samples
 from luna_tui.widgets.table import ListTable
 from luna_tui.widgets.tree_table import TreeTable
-from luna_tui.widgets.yaml_editor import Marks, YamlEditor
 from luna_tui.wording import count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from textual.app import ComposeResult
     from textual.timer import Timer
 
     from luna_engine.wildcards import Change, Diagnostic
-    from luna_tui.backend.wildcards import LibraryView, OpenFile, PreviewView, Wildcards
+    from luna_tui.backend.wildcards import LibraryView, PreviewView, Wildcards
 
 TYPING_PAUSE_S = 0.060
 LINT_PAUSE_S = 0.4
 _STEP = 5
 _MOST_SAMPLES = 50
-
-
-@dataclass(slots=True)
-class Buffer:
-    """An open file: as it was read, and its editor, whose undo history lives as long as it is open."""
-
-    file: OpenFile
-    editor: YamlEditor
-    marks: Marks
-
-    @property
-    def is_modified(self) -> bool:
-        """Tell whether the editor holds unsaved text."""
-        return self.editor.text != self.file.text
 
 
 class WildcardsScreen(LunaScreen):
@@ -73,29 +54,12 @@ class WildcardsScreen(LunaScreen):
             self.preview = preview
             self.problems = problems
 
-    class Failed(Message):
-        """A worker met an expected error."""
+    class PreviewFailed(Message):
+        """The preview met an expected error."""
 
-        def __init__(self, error: LunaError, file: OpenFile | None = None) -> None:
+        def __init__(self, error: LunaError) -> None:
             super().__init__()
             self.error = error
-            self.file = file
-
-    class Opened(Message):
-        """A file was read: to be shown at a place, or because it changed on disk (``line`` None)."""
-
-        def __init__(self, file: OpenFile, line: int | None, column: int) -> None:
-            super().__init__()
-            self.file = file
-            self.line = line
-            self.column = column
-
-    class Saved(Message):
-        """A file was written."""
-
-        def __init__(self, file: OpenFile) -> None:
-            super().__init__()
-            self.file = file
 
     class DiskChanged(Message):
         """Files changed on disk; the library has them already."""
@@ -107,8 +71,6 @@ class WildcardsScreen(LunaScreen):
     def __init__(self) -> None:
         super().__init__()
         self.view: LibraryView | None = None
-        self.buffers: dict[Path, Buffer] = {}
-        self.current_path: Path | None = None
         self.seed = 0
         self.sample_count = 10
         self._linted: tuple[Diagnostic, ...] = ()
@@ -126,11 +88,8 @@ class WildcardsScreen(LunaScreen):
         with Horizontal(id="upper"):
             with Pane(id="tree", title="tree"):
                 yield TreeTable(id="library-tree")
-            with (
-                Pane(id="editor", classes="side", title="no file open"),
-                ContentSwitcher(id="files", initial="no-file"),
-            ):
-                yield Static(content("enter on an address of the tree opens its file; ctrl+s saves it"), id="no-file")
+            with Pane(id="editor", classes="side", title="no file open"):
+                yield FileEditors(lambda: self.port, id="files")
             with Pane(id="samples", classes="side", title="samples"):
                 yield Samples()
                 yield Static("", id="odds")
@@ -146,10 +105,15 @@ class WildcardsScreen(LunaScreen):
             raise LunaError("unavailable", "this backend has no wildcard library")
         return found
 
+    @property
+    def files(self) -> FileEditors:
+        """The open files."""
+        return self.query_one(FileEditors)
+
     def on_mount(self) -> None:
         """Guard unsaved text."""
         super().on_mount()
-        self.luna.quit_guards["wildcards"] = self._guard
+        self.luna.quit_guards["wildcards"] = self.files.guard
 
     # -- the library
 
@@ -186,8 +150,7 @@ class WildcardsScreen(LunaScreen):
 
     def _show_tree(self) -> None:
         if self.view is not None:
-            modified = frozenset(buffer.file.name for buffer in self.buffers.values() if buffer.is_modified)
-            self.query_one(TreeTable).set_nodes(self.view.nodes, modified)
+            self.query_one(TreeTable).set_nodes(self.view.nodes, self.files.modified)
 
     @property
     def problems(self) -> tuple[Diagnostic, ...]:
@@ -203,9 +166,7 @@ class WildcardsScreen(LunaScreen):
         self.query_one("#problems", Pane).set_title(
             " · ".join(count(number, word) for number, word in words) if problems else "no problems"
         )
-        for buffer in self.buffers.values():
-            buffer.editor.set_problems(problem for problem in problems if problem.file == buffer.file.name)
-            buffer.marks.refresh()
+        self.files.set_problems(problems)
 
     def on_list_table_highlighted(self, event: ListTable.Highlighted) -> None:
         """Sample the address under the tree's cursor."""
@@ -217,7 +178,7 @@ class WildcardsScreen(LunaScreen):
         if isinstance(event.table, TreeTable):
             node = event.table.node
             if node is not None and node.file is not None:
-                self.open_file(node.root, node.file, node.line or 1)
+                self.files.open_file(node.root, node.file, node.line or 1)
             elif node is not None:
                 event.table.action_unfold()
         else:
@@ -231,82 +192,21 @@ class WildcardsScreen(LunaScreen):
         if root is None:
             self.luna.toast(f"{problem.file} is no longer there", "warning")
         else:
-            self.open_file(root, problem.file, problem.line or 1, problem.column or 1)
+            self.files.open_file(root, problem.file, problem.line or 1, problem.column or 1)
 
     # -- the editor
 
-    def open_file(self, root: int, name: str, line: int, column: int = 1) -> None:
-        """Show a file in the editor at a place; text that is being edited stays as it is."""
-        known = next(
-            (buffer for buffer in self.buffers.values() if (buffer.file.root, buffer.file.name) == (root, name)), None
-        )
-        if known is not None:
-            self._show_buffer(known, line, column)
-            return
-        self._work(lambda: self.Opened(self.port.open(root, name), line, column), f"open {name}")
-
-    def _work(self, work: Callable[[], Message], name: str, file: OpenFile | None = None) -> None:
-        """Run blocking work; its message comes back, an expected error as Failed."""
-
-        def run() -> None:
-            try:
-                self.post_message(work())
-            except LunaError as error:
-                self.post_message(self.Failed(error, file))
-
-        self.run_worker(run, thread=True, group=name, name=name)
-
-    async def on_wildcards_screen_opened(self, message: WildcardsScreen.Opened) -> None:
-        """Show a file that was read, or take over what changed on disk."""
-        message.stop()
-        buffer = self.buffers.get(message.file.path)
-        if message.line is None:
-            if buffer is not None:
-                self._take_disk(buffer, message.file)
-            return
-        if buffer is None:
-            number = len(self.query(YamlEditor)) + 1
-            editor = YamlEditor(message.file.text, id=f"editor-{number}", read_only=self.luna.readonly)
-            buffer = Buffer(message.file, editor, Marks(editor))
-            self.buffers[message.file.path] = buffer
-            await self.query_one(ContentSwitcher).mount(
-                Horizontal(buffer.marks, editor, id=f"file-{number}", classes="file")
-            )
-        self._show_buffer(buffer, message.line, message.column)
-        self._show_problems()
-
-    def _show_buffer(self, buffer: Buffer, line: int, column: int) -> None:
-        parent = buffer.editor.parent
-        self.current_path = buffer.file.path
-        self.query_one(ContentSwitcher).current = parent.id if parent is not None else None
-        self.open_pane("editor")
-        buffer.editor.go_to(line, column)
-        self._show_title()
-        self.call_after_refresh(buffer.editor.focus)
-
     def _focus_pane(self, pane: str) -> None:
         """Focus the editor that is shown, not the first that exists."""
-        buffer = self.current
+        buffer = self.files.current_buffer
         if pane == "editor" and buffer is not None:
             buffer.editor.focus()
         else:
             super()._focus_pane(pane)
 
-    @property
-    def current(self) -> Buffer | None:
-        """The file in the editor."""
-        return self.buffers.get(self.current_path) if self.current_path else None
-
-    def _show_title(self) -> None:
-        buffer = self.current
-        if buffer is not None:
-            mark = " · modified" if buffer.is_modified else ""
-            self.query_one("#editor", Pane).set_title(f"{buffer.file.name}{mark}")
-
-    def on_text_area_changed(self, event: TextArea.Changed) -> None:
+    def on_file_editors_edited(self, event: FileEditors.Edited) -> None:
         """Sample after a pause in typing."""
         event.stop()
-        self._show_title()
         self._show_tree()
         if self._typing is not None:
             self._typing.stop()
@@ -314,55 +214,16 @@ class WildcardsScreen(LunaScreen):
 
     def do_item_save(self) -> None:
         """Save the file in the editor."""
-        buffer = self.current
-        if buffer is None:
-            self.luna.toast("no file is open", "warning")
-        else:
-            self._save(buffer, overwrite=False)
+        self.files.save_current()
 
-    def _save(self, buffer: Buffer, *, overwrite: bool) -> None:
-        file, text = buffer.file, buffer.editor.text
-        self._work(
-            lambda: self.Saved(self.port.save(file, text, overwrite=overwrite)), f"save {file.name}", buffer.file
-        )
-
-    def on_wildcards_screen_saved(self, message: WildcardsScreen.Saved) -> None:
+    def on_file_editors_saved(self, message: FileEditors.Saved) -> None:
         """Sample what was saved, and say so."""
         message.stop()
-        buffer = self.buffers.get(message.file.path)
-        if buffer is not None:
-            buffer.file = message.file
-        self._show_title()
         self.ask_preview()
         self._loaded = self.port.problems()
         bad = sum(problem.file == message.file.name and problem.severity.value == "error" for problem in self._loaded)
         note = f" with {count(bad, 'error')}" if bad else ""
         self.luna.toast(f"saved {message.file.name}{note}", "warning" if bad else "information")
-
-    def on_wildcards_screen_failed(self, message: WildcardsScreen.Failed) -> None:
-        """Say what failed; a conflict asks what to keep."""
-        message.stop()
-        self._is_previewing = False
-        error = message.error
-        buffer = self.buffers.get(message.file.path) if message.file else None
-        if error.code == "conflict" and buffer is not None:
-            self._ask_conflict(buffer, error.message)
-            return
-        hint = f" → {error.hint}" if error.hint else ""
-        self.luna.toast(f"{error.message}{hint}", "error")
-
-    def _ask_conflict(self, buffer: Buffer, text: str) -> None:
-        choices = (("s", "Stay"), ("m", "Mine over it"), ("t", "Theirs"))
-
-        def answered(answer: str | None) -> None:
-            if answer == "m":
-                self._save(buffer, overwrite=True)
-            elif answer == "t":
-                file = buffer.file
-                buffer.editor.load_text(file.text)  # clean again, so that the disk is taken over
-                self._reread(buffer)
-
-        self.app.push_screen(ChoiceDialog(f"conflict: {buffer.file.name}", text, choices), answered)
 
     # -- the disk
 
@@ -375,49 +236,7 @@ class WildcardsScreen(LunaScreen):
             return
         self.ask_preview()
         self._lint_soon()  # tree and lint wait, so that the samples have the processor
-        for buffer in self.buffers.values():
-            if buffer.file.name in change.paths:
-                self._reread(buffer)
-
-    def _reread(self, buffer: Buffer) -> None:
-        file = buffer.file
-        self._work(lambda: self.Opened(self.port.open(file.root, file.name), None, 1), f"read {file.name}")
-
-    def _take_disk(self, buffer: Buffer, file: OpenFile) -> None:
-        """Take over a changed file at the same line; unsaved text is never replaced unasked."""
-        if file.text == buffer.file.text:
-            buffer.file = file
-        elif not buffer.is_modified:
-            place = buffer.editor.cursor_location
-            buffer.file = file
-            buffer.editor.load_text(file.text)
-            buffer.editor.go_to(place[0] + 1, place[1] + 1)
-            self._show_title()
-        elif not isinstance(self.app.screen, ChoiceDialog):
-            self._ask_conflict(buffer, f"{file.name} was changed by another program while you edit it.")
-
-    def _guard(self, leave: Callable[[], None]) -> bool:
-        """Ask before unsaved text is lost."""
-        unsaved = [buffer for buffer in self.buffers.values() if buffer.is_modified]
-        if not unsaved:
-            return True
-        names = ", ".join(buffer.file.name for buffer in unsaved)
-
-        def answered(answer: str | None) -> None:
-            if answer == "v":
-                self._work(lambda: self._save_all(unsaved, leave), "save all")
-            elif answer == "d":
-                leave()
-
-        choices = (("s", "Stay"), ("v", "Save all"), ("d", "Discard"))
-        self.app.push_screen(ChoiceDialog("unsaved text", f"Not saved: {names}", choices), answered)
-        return False
-
-    def _save_all(self, buffers: list[Buffer], leave: Callable[[], None]) -> Message:
-        """Save in a worker; leave only if every file was written."""
-        saved = [self.port.save(buffer.file, buffer.editor.text) for buffer in buffers]
-        self.app.call_from_thread(leave)
-        return self.Saved(saved[-1])
+        self.files.reread(change.paths)
 
     # -- samples
 
@@ -438,16 +257,26 @@ class WildcardsScreen(LunaScreen):
             self._preview_again = True
             return
         self._is_previewing = True
-        buffer = self.current
+        buffer = self.files.current_buffer
         overlay = (buffer.file.path, buffer.editor.text if buffer.is_modified else None) if buffer else None
         template, wanted, seed, port = self.template, self.sample_count, self.seed, self.port
 
-        def work() -> Message:
-            if overlay is not None:
-                port.overlay(*overlay)
-            return self.Previewed(port.preview(template, wanted, seed), port.problems())
+        def work() -> None:
+            try:
+                if overlay is not None:
+                    port.overlay(*overlay)
+                self.post_message(self.Previewed(port.preview(template, wanted, seed), port.problems()))
+            except LunaError as error:
+                self.post_message(self.PreviewFailed(error))
 
-        self._work(work, "preview")
+        self.run_worker(work, thread=True, group="preview", name="preview")
+
+    def on_wildcards_screen_preview_failed(self, message: WildcardsScreen.PreviewFailed) -> None:
+        """Say what failed."""
+        message.stop()
+        self._is_previewing = False
+        error = message.error
+        self.luna.toast(f"{error.message} → {error.hint}" if error.hint else error.message, "error")
 
     def on_wildcards_screen_previewed(self, message: WildcardsScreen.Previewed) -> None:
         """Show samples and the problems known so far; the lint follows when there is a pause."""
@@ -519,7 +348,7 @@ class WildcardsScreen(LunaScreen):
         if not table.shown:
             self.luna.toast("no problems")
             return
-        buffer = self.current
+        buffer = self.files.current_buffer
         at_problem = table.current is not None and buffer is not None and self.focused is buffer.editor
         following = (table.cursor + 1) % len(table.shown) if at_problem else table.cursor
         table.go_to(table.shown[following].key)

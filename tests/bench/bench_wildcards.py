@@ -1,4 +1,4 @@
-"""Prompts per second over dynamicprompts on one corpus, and save-to-samples latency on the real screen.
+"""Prompts per second over dynamicprompts, a txt of a million lines, and save-to-samples latency on the real screen.
 
 `python -m tests.bench.bench_wildcards [--write]`. dynamicprompts is measured if it can be imported (it is no dependency
 of Luna: `pip install --target DIR dynamicprompts` and PYTHONPATH=DIR).
@@ -14,6 +14,7 @@ import random
 import statistics
 import tempfile
 import time
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,68 @@ def measure_dynamicprompts(folder: Path, prompts: int) -> tuple[float, float]:
     return load_s, prompts / (time.process_time() - started)
 
 
+def write_lines(folder: Path, lines: int) -> None:
+    """Corpus c of WILDCARDS 12: one txt of plain words."""
+    rng = random.Random(6)
+    folder.mkdir()
+    words = [f"{first} {second} {third}" for first in WORDS for second in WORDS for third in WORDS]
+    rows = (f"{rng.choice(words)} {number}\n" for number in range(lines))
+    (folder / "lines.txt").write_text("".join(rows), "utf-8")
+
+
+def luna_lines(folder: Path) -> Callable[[int], str]:
+    """Return what draws a line with a seed."""
+    library = WildcardLibrary.load(folder)
+    return lambda seed: library.expand("a picture of __lines__", seed).text
+
+
+def peer_lines(folder: Path) -> Callable[[int], str]:
+    """Return the same for the peer."""
+    from dynamicprompts.generators import RandomPromptGenerator  # type: ignore[import-not-found,unused-ignore]
+    from dynamicprompts.wildcards import WildcardManager  # type: ignore[import-not-found,unused-ignore]
+
+    generator = RandomPromptGenerator(wildcard_manager=WildcardManager(folder), seed=0)
+    return lambda seed: str(generator.generate("a picture of __lines__", 1, seeds=seed)[0])
+
+
+def lines_row(name: str, folder: Path, make: Callable[[Path], Callable[[int], str]], prompts: int) -> str:
+    """Measure the first prompt from nothing, the memory it takes, and prompts per second after it."""
+    firsts = []
+    for _ in range(3):
+        started = time.process_time()
+        draw = make(folder)
+        assert "__" not in draw(1)
+        firsts.append(time.process_time() - started)
+    started = time.process_time()
+    for seed in range(prompts):
+        draw(seed)
+    speed = prompts / (time.process_time() - started)
+    del draw
+    tracemalloc.start()
+    draw = make(folder)
+    draw(1)
+    held, peak = (size_bytes / 1e6 for size_bytes in tracemalloc.get_traced_memory())
+    tracemalloc.stop()
+    return f"| {name} | {statistics.median(firsts) * 1000:.1f} | {held:.1f} | {peak:.1f} | {speed:,.0f} |"
+
+
+def lines_table(folder: Path) -> str:
+    """Measure a txt of a million lines, and one of a hundred."""
+    few, many = folder / "few", folder / "many"
+    write_lines(few, 100)
+    write_lines(many, 1_000_000)
+    size = (many / "lines.txt").stat().st_size / 1e6
+    rows = [
+        f"| one txt of {size:.0f} MB, 1,000,000 lines | first prompt, ms | memory held, MB | at most, MB | prompts/s |",
+        "|---|---|---|---|---|",
+        lines_row("Luna", many, luna_lines, 5000),
+        lines_row("Luna, 100 lines of it", few, luna_lines, 5000),
+    ]
+    if importlib.util.find_spec("dynamicprompts"):
+        rows.append(lines_row("dynamicprompts", many, peer_lines, 2))
+    return "\n".join(rows) + "\n"
+
+
 async def measure_saves(folder: Path, file: Path, address: str, make: Callable[[int], str]) -> list[float]:
     """Return seconds from another editor's rename to the new samples in the pane, watcher and debounce included."""
     settings = Settings(wildcards=WildcardSettings(roots=(str(folder),), bundled=False))
@@ -187,12 +250,16 @@ def main() -> None:
             table += f"| dynamicprompts | {peer_load_s:.3f} | {peer_speed:,.1f} | {ratio} |\n"
         else:
             table += "| dynamicprompts | not installed here | | |\n"
+        long = Path(name) / "long"
+        long.mkdir()
+        table += f"\n{lines_table(long)}"
         saves = Path(name) / "saves"
         saves.mkdir()
         table += "\n| rename by another editor to new samples on the screen | p50 ms | p95 ms | saves |\n"
         table += "|---|---|---|---|\n"
         table += "\n".join(save_rows(saves))
-        note = "CPU time, median of 3, a fresh seed per prompt. Saves: wall time, with watcher and the 40 ms debounce."
+        note = "CPU time, median of 3, a fresh seed per prompt; memory by tracemalloc. "
+        note += "Saves: wall time, with watcher and the 40 ms debounce."
         publish("wildcards", "Wildcards", table, write=write, note=note)
 
 

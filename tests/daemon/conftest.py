@@ -174,6 +174,8 @@ def module_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WireDaem
     daemon = spawn(home, "--port", "0")
     try:
         listening(daemon)
+        with DaemonClient.connect("127.0.0.1", daemon.port) as client:
+            wait_for(lambda: client.ping().state == "ready", what="a ready daemon")
         if before is None:
             del os.environ["LUNA_HOME"]
         else:

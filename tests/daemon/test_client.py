@@ -140,6 +140,7 @@ def test_a_reply_without_its_deadline_is_a_timeout_on_the_client_too(start_daemo
     daemon = start_daemon()
     client = daemon.client()
     os.kill(daemon.process.pid, signal.SIGSTOP)
+    os.waitpid(daemon.process.pid, os.WUNTRACED)  # returns once all its threads stand still
     try:
         began = time.monotonic()
         with pytest.raises(DaemonError) as caught:

@@ -322,6 +322,31 @@ def wait_busy(daemon: WireDaemon, name: str = "busy-watch") -> None:
         assert time.monotonic() < deadline
 
 
+def test_what_is_in_memory_does_not_wait_for_the_device(wire: WireDaemon) -> None:
+    client = wire.client()
+    worker = threading.Thread(target=lambda: client.call("encode_tokens", tokens("sleep:0.5"), [IDS]))
+    worker.start()
+    wait_busy(wire)
+    reply = client.call("encode_tokens", tokens("recalled"), [IDS])
+    assert worker.is_alive()
+    with pytest.raises(DaemonError) as caught:
+        client.call("encode_tokens", tokens("recall-bug"), [IDS])
+    assert worker.is_alive()
+    worker.join()
+    assert reply.body.items[0].cached
+    assert reply.timing.queue >= 0.0
+    assert caught.value.code == "internal"
+    assert "secret" not in caught.value.message
+    assert wait_for_none_in_flight(client)
+
+
+def wait_for_none_in_flight(client: Any) -> bool:
+    deadline = time.monotonic() + 5
+    while any(one.in_flight for one in client.status().clients):
+        assert time.monotonic() < deadline
+    return True
+
+
 def test_ping_and_status_answer_while_the_device_works(wire: WireDaemon) -> None:
     client = wire.client()
     worker = threading.Thread(target=lambda: client.call("encode_tokens", tokens("sleep:0.5"), [IDS]))

@@ -62,6 +62,38 @@ def test_random_bytes_are_a_header_or_a_typed_error(raw: bytes) -> None:
     assert code == "frame-invalid" or isinstance(header, dict)
 
 
+pieces = st.sampled_from(
+    ['"a"', '"\\ud800"', '"\\u003a"', '":,{["', "9007199254740992", "9007199254740993", "-1", "1e999", "0.5", "NaN"]
+)
+texts = st.recursive(
+    pieces,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: f"[{','.join(items)}]"),
+        st.lists(st.tuples(st.sampled_from(['"a"', '"b"', '"\\u0061"']), inner), max_size=3).map(
+            lambda items: "{" + ",".join(f"{key}: {value}" for key, value in items) + "}"
+        ),
+    ),
+    max_leaves=30,
+)
+
+
+def judged(raw: bytes) -> object:
+    try:
+        return frames.decode_header(raw)
+    except DaemonError as error:
+        return error.message
+
+
+@given(texts, st.integers(0, 20))
+def test_the_short_way_through_a_header_judges_as_the_long_one_does(text: str, depth: int) -> None:
+    """Most headers are not walked; what that leaves out must never have mattered."""
+    raw = f'{{"a":{"[" * depth}{text}{"]" * depth}}}'.encode()
+    short = judged(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(frames, "_is_plain", lambda _text: False)
+        assert judged(raw) == short
+
+
 @pytest.mark.parametrize(
     "raw",
     [

@@ -21,6 +21,8 @@ from luna_daemon import protocol as p  # noqa: E402 - likewise
 from luna_engine.errors import DaemonError  # noqa: E402 - likewise
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from luna_daemon.engine_seam import Answer, Check, EngineOptions, OnPhase
 
     Segments = dict[str, p.WireTensor]
@@ -58,6 +60,13 @@ class SmallEngine:
             raise RuntimeError("no such luck")
         elif told:
             raise DaemonError(told, f"told to fail with {told}")
+
+    def recall(self, body: Any, tensors: Mapping[str, p.WireTensor]) -> Answer | None:
+        if getattr(body, "set", "") == "recall-bug":
+            raise ZeroDivisionError("a secret prompt")
+        if getattr(body, "set", "") == "recalled":
+            return p.Encoded((p.EncodedItem("cond", cached=True),)), [floats("cond", (1, 1, 1), [7.0])]
+        return None
 
     def snapshot(self) -> p.EngineSnapshot:
         part = (p.PartStatus("l", "a", None, 10),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from textual import events
 from textual.widgets import Input, Select
 
 from luna_tui.backend.fake import FakeBackend
@@ -20,7 +21,7 @@ async def test_a_question_names_the_loss_and_focuses_cancel(tui: Any) -> None:
         await pilot.press("x")
         await pilot.pause()
         assert isinstance(pilot.app.screen, ConfirmDialog)
-        assert "comfy:8188" in tui.text(pilot.app)
+        assert "comfyui" in tui.text(pilot.app)
         assert pilot.app.focused is not None
         assert pilot.app.focused.id == "no"
         await pilot.press("enter")
@@ -72,6 +73,19 @@ async def test_the_form_goes_to_the_first_mistake_and_saves_when_there_is_none(t
         assert backend.calls == [("daemons.save", "luna")]
 
 
+async def test_keys_typed_right_behind_a_tab_go_to_the_next_field(tui: Any) -> None:
+    """All keys are in the application's queue before it looks at the first, as after a paste or under load."""
+    async with tui.running() as pilot:
+        await pilot.press("c")
+        await tui.settled(pilot)
+        for sign in "mine\t\t\t29999":
+            key = "tab" if sign == "\t" else sign
+            pilot.app.post_message(events.Key(key, sign))
+        await tui.settled(pilot)
+        form = pilot.app.screen
+        assert (form.query_one("#name", Input).value, form.query_one("#port", Input).value) == ("mine", "29999")
+
+
 async def test_the_form_saves_what_was_chosen(tui: Any) -> None:
     backend = FakeBackend("normal")
     async with tui.running(backend=backend) as pilot:
@@ -80,7 +94,7 @@ async def test_the_form_saves_what_was_chosen(tui: Any) -> None:
         form = pilot.app.screen
         form.query_one("#name", Input).value = "mine"
         form.query_one("#service_type", Select).value = "vae"
-        form.query_one("#device", Select).value = "cuda:1"
+        form.query_one("#device", Select).value = "GPU-90c1d2aa"
         form.query_one("#model", Select).value = "file:/models/checkpoints/sd15.safetensors"
         form.query_one("#autostart").focus()
         await pilot.press("space", "ctrl+s")
@@ -88,7 +102,7 @@ async def test_the_form_saves_what_was_chosen(tui: Any) -> None:
         draft = backend.daemons.drafts["mine"]
         assert (draft.service_type, draft.device, draft.file) == (
             "vae",
-            "cuda:1",
+            "GPU-90c1d2aa",
             "/models/checkpoints/sd15.safetensors",
         )
         assert draft.autostart

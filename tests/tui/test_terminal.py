@@ -95,6 +95,12 @@ def identity(home: Path, name: str) -> dict[str, object]:
     return dict(json.loads((home / "state" / "run" / f"{name}.json").read_text()))
 
 
+def codes(home: Path, source: str) -> list[str]:
+    """Return the codes of a daemon's events, oldest first."""
+    lines = (home / "state" / "events" / "events.jsonl").read_text().splitlines()
+    return [event["code"] for event in map(json.loads, lines) if event["source"] == source]
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -138,7 +144,10 @@ def test_a_daemon_lives_through_a_kill_and_a_closed_luna(terminal: Terminal, lun
         terminal.type("y")
         terminal.wait_until(lambda text: "stopped" in row(text, "clip"), what="the end")
         terminal.type("6")
-        terminal.wait_for("luna daemon stop clip", "clip is stopping")
+        terminal.wait_for("clip is stopping", "clip has stopped: stopped by you")
+        told = codes(luna_home, "clip")
+        started = ["daemon-ready", "daemon-ended", "restarting", "daemon-ready"]
+        assert told == [*started, "daemon-adopted", "daemon-stopped"], "the whole story and nothing twice"
         terminal.type("q")
         terminal.wait_for("left with 0")
     finally:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
 _UNSIGNED = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 GREATEST_HALF = 65504.0
+GREATEST_E4M3 = 448.0
+LEAST_E4M3 = 2.0**-6  # the least normal number
+_E4M3_NAN = 0x7F
 
 
 def widen(dtype: str, data: npt.NDArray[np.uint8], out: npt.NDArray[np.float32]) -> None:
@@ -48,7 +51,10 @@ def _widen_half(data: npt.NDArray[np.uint16], out: npt.NDArray[np.float32]) -> N
 
 
 def narrow(dtype: str, values: npt.NDArray[np.float32], out: npt.NDArray[np.uint8]) -> None:
-    """Round ``values`` to ``dtype`` (F16, BF16 or F32). Overflow to half becomes infinity: check before or after."""
+    """Round ``values`` to ``dtype`` (F16, BF16, F32 or F8_E4M3).
+
+    Overflow to half becomes infinity: check before or after. F8_E4M3 has none: values beyond 448 become 448.
+    """
     if dtype == "F16":
         with np.errstate(over="ignore"):
             np.copyto(out.view(np.float16), values, casting="same_kind")
@@ -60,8 +66,46 @@ def narrow(dtype: str, values: npt.NDArray[np.float32], out: npt.NDArray[np.uint
         np.copyto(out.view(np.uint16), rounded, casting="same_kind")
     elif dtype == "F32":
         np.copyto(out.view(np.float32), values)
+    elif dtype == "F8_E4M3":
+        _narrow_e4m3(values, out)
     else:
         raise ValueError(f"nothing is written as {dtype}")
+
+
+def _narrow_e4m3(values: npt.NDArray[np.float32], out: npt.NDArray[np.uint8]) -> None:
+    """Round to 4 bits of exponent (bias 7) and 3 of mantissa, ties to even.
+
+    From 2^-6 on, 20 bits of the float's mantissa are rounded away and the exponent's bias moved. Below, the step is
+    2^-9, which is that of floats near 2^14: adding and taking away 2^14 rounds to it.
+    """
+    magnitude = np.abs(values)
+    np.minimum(magnitude, np.float32(GREATEST_E4M3), out=magnitude)
+    bits = magnitude.view(np.uint32)
+    codes = (bits + np.uint32(0x7FFFF) + ((bits >> 20) & 1) - np.uint32(120 << 23)) >> 20
+    with np.errstate(invalid="ignore"):  # a NaN that signals
+        shifted = magnitude + np.float32(2.0**14)
+    steps = shifted.view(np.uint32) - np.float32(2.0**14).view(np.uint32)
+    np.copyto(codes, steps, where=magnitude < np.float32(LEAST_E4M3))
+    codes[np.isnan(magnitude)] = _E4M3_NAN
+    codes |= (values.view(np.uint32) >> 24) & 0x80
+    np.copyto(out, codes, casting="unsafe")
+
+
+def scaled_table(source: str, factor: np.float32) -> npt.NDArray[np.uint8]:
+    """Return for every 8- or 16-bit value its product with ``factor`` as F8_E4M3."""
+    every = np.arange(1 << _BITS[source], dtype=_UNSIGNED[_BITS[source]]).view(np.uint8)
+    values = np.empty(1 << _BITS[source], np.float32)
+    out = np.empty(values.size, np.uint8)
+    with np.errstate(over="ignore", invalid="ignore"):
+        widen(source, every, values)
+        np.multiply(values, factor, out=values)
+    narrow("F8_E4M3", values, out)
+    return out
+
+
+def look_up(table: npt.NDArray[np.uint8], data: npt.NDArray[np.uint8], out: npt.NDArray[np.uint8]) -> None:
+    """Write the table's entry of each 8- or 16-bit value of ``data``."""
+    np.take(table, data.view(np.uint8 if table.size == 256 else np.uint16), out=out, mode="clip")
 
 
 def cast(source: str, data: npt.NDArray[np.uint8], target: str, out: npt.NDArray[np.uint8]) -> None:

@@ -65,7 +65,7 @@ def by_name(tensors: list[WireTensor]) -> dict[str, torch.Tensor]:
 
 
 def encode_text(engine: Engine, *items: TextItem, dtype: str = "f32") -> tuple[Encoded, dict[str, torch.Tensor]]:
-    body = EncodeText("sd15", items, result=ResultForm(dtype))
+    body = EncodeText("sd15", items, cache="bypass", result=ResultForm(dtype))
     reply, tensors = engine.encode_text(body, {}, never)
     return reply, by_name(tensors)
 
@@ -84,7 +84,8 @@ def token_request(
         weights="weights" if weights is not None else None,
         vectors=("vectors",) if vectors is not None else (),
     )
-    return EncodeTokens(more.pop("set", "sd15"), (TokenItem({more.pop("role", "l"): rows}, **more),)), segments
+    name, cache = more.pop("set", "sd15"), more.pop("cache", "bypass")
+    return EncodeTokens(name, (TokenItem({more.pop("role", "l"): rows}, **more),), cache=cache), segments
 
 
 def test_importing_the_engine_loads_no_tensor_library() -> None:

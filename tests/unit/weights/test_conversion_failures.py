@@ -115,7 +115,7 @@ def test_a_finer_target_is_refused_unless_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("name", ["middle_block.1.proj_in.weight", "out.0.weight"])
-@pytest.mark.parametrize("label", ["gguf_Q8_0", "bf16", "fp16"])
+@pytest.mark.parametrize("label", ["gguf_Q8_0", "gguf_F16", "bf16", "fp16", "fp8_e4m3fn", "fp8_e4m3fn_scaled"])
 def test_values_that_are_not_finite_are_named(tmp_path: Path, bad: float, name: str, label: str) -> None:
     values: dict[str, Any] = random_values(TINY_SDXL, "F16")
     values[name][1].reshape(-1)[5] = bad
@@ -285,18 +285,20 @@ def test_verify_notices_a_flipped_bit_and_a_foreign_source(tmp_path: Path, check
     assert caught.value.code == "wrong-type"
 
 
-def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+@pytest.mark.parametrize("label", ["Q8_0", "fp8_e4m3fn_scaled"])
+def test_memory_does_not_grow_with_the_model(tmp_path: Path, label: str) -> None:
     """Peak of the whole process for a model of 20 MB and one of 700 MB, both mostly holes."""
     code = (
         "import sys; from luna_engine.weights.conversion import convert;"
-        "print(convert(sys.argv[1], sys.argv[2], 'Q8_0').peak_rss_bytes)"
+        "print(convert(sys.argv[1], sys.argv[2], sys.argv[3]).peak_rss_bytes)"
     )
     peaks = []
     for rows in (2_000, 85_000):
         name = "input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
         source = write_holes(tmp_path / f"{rows}.safetensors", {**TINY_SDXL, name: (rows, 4096)})
         target = tmp_path / "out" / f"{rows}.gguf"
-        done = subprocess.run([sys.executable, "-c", code, source, target], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", code, source, target, label]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
         target.unlink()
     assert peaks[1] - peaks[0] <= 16 * 1024**2, peaks

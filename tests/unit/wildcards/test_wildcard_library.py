@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import os
 import time
 import weakref
@@ -209,16 +210,6 @@ def test_no_root_is_an_empty_library() -> None:
     assert WildcardLibrary.load().expand("{a|a} {b}").text == "a {b}"
 
 
-def test_earlier_roots_shadow_later_ones(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.txt").write_text(f"{name}\n", "utf-8")
-    (tmp_path / "two" / "b.txt").write_text("only\n", "utf-8")
-    library = WildcardLibrary.load([tmp_path / "one", tmp_path / "two"])
-    assert library.expand("__a__ __b__").text == "one only"
-    assert [found.code for found in library.diagnostics] == ["shadowed"]
-
-
 def test_ambiguous_names_are_taken_by_rule_and_reported(tmp_path: Path) -> None:
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
@@ -325,6 +316,18 @@ def test_changes_on_disk_reach_the_next_expansion(folder: Path, *, notifications
         while time.monotonic() < until and library.expand("__thing__").text != "found":
             time.sleep(0.005)
         assert library.expand("__thing__").text == "found"
+    finally:
+        watch.stop()
+
+
+def test_only_names_that_the_library_can_hold_start_a_reload(folder: Path) -> None:
+    watch = Watch(WildcardLibrary.load(folder), lambda _: None, use_notifications=False)
+    try:
+        watch._take(str(folder / ".mood.swp"), "")
+        watch._take(b"/library/.mood.new", b"/library/.mood.bak")
+        assert watch._last_event_s == -math.inf
+        watch._take(str(folder / ".new"), str(folder / "mood.txt"))
+        assert watch._last_event_s > 0, "a save by renaming ends at a visible name"
     finally:
         watch.stop()
 

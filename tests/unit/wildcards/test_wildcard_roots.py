@@ -1,0 +1,65 @@
+"""Several roots: which file an address means when more than one root has it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from luna_engine.wildcards import WildcardLibrary
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_earlier_roots_shadow_later_ones(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"{name}\n", "utf-8")
+    (tmp_path / "two" / "b.txt").write_text("only\n", "utf-8")
+    library = WildcardLibrary.load([tmp_path / "one", tmp_path / "two"])
+    assert library.expand("__a__ __b__").text == "one only"
+    assert [found.code for found in library.diagnostics] == ["shadowed"]
+
+
+def test_a_file_shadows_later_roots_whatever_the_kind(tmp_path: Path) -> None:
+    mine, bundled = tmp_path / "mine", tmp_path / "bundled"
+    for root in (mine, bundled):
+        (root / "sky").mkdir(parents=True)
+    (mine / "sky" / "weather.txt").write_text("mine\n", "utf-8")
+    (bundled / "sky" / "weather.yaml").write_text("calm: [theirs]\n", "utf-8")
+    (bundled / "sky" / "weather.json").write_text('["theirs too"]', "utf-8")
+    (bundled / "weather.yaml").write_text("[another address]\n", "utf-8")
+    library = WildcardLibrary.load([mine, bundled])
+    for template in ("__sky/weather__", "{sky/weather}"):
+        found = library.expand(template)
+        assert (found.text, found.diagnostics) == ("mine", ())
+    assert [item.text for item in library.items("sky")] == ["mine"]
+    assert library.expand("__sky/weather/calm__").text == "__sky/weather/calm__", "hidden whole, not merged"
+    assert [(found.code, found.severity.value, found.message) for found in library.diagnostics] == [
+        ("shadowed", "hint", "sky/weather.txt of an earlier root hides sky/weather.json of a later one"),
+        ("shadowed", "hint", "sky/weather.txt of an earlier root hides sky/weather.yaml of a later one"),
+    ]
+    assert WildcardLibrary.load([bundled, mine]).expand("__sky/weather/calm__").text == "theirs"
+
+
+def test_in_one_root_kinds_of_equal_address_are_ranked_not_hidden(tmp_path: Path) -> None:
+    (tmp_path / "weather.txt").write_text("of the txt\n", "utf-8")
+    (tmp_path / "weather.yaml").write_text("[of the yaml]\n", "utf-8")
+    library = WildcardLibrary.load(tmp_path)
+    found = library.expand("__weather__, __weather.txt__")
+    assert found.text == "of the yaml, of the txt"
+    assert [problem.code for problem in found.diagnostics] == ["ambiguous-ref"]
+    assert library.diagnostics == ()
+
+
+def test_a_removed_file_uncovers_what_it_hid(tmp_path: Path) -> None:
+    mine, bundled = tmp_path / "mine", tmp_path / "bundled"
+    mine.mkdir()
+    bundled.mkdir()
+    (mine / "weather.txt").write_text("mine\n", "utf-8")
+    (bundled / "weather.yaml").write_text("[theirs]\n", "utf-8")
+    library = WildcardLibrary.load([mine, bundled])
+    assert library.expand("__weather__").text == "mine"
+    (mine / "weather.txt").unlink()
+    assert library.refresh()
+    assert library.expand("__weather__").text == "theirs"
+    assert library.diagnostics == ()
