@@ -107,7 +107,8 @@ class JobQueue:
                 raise LunaError("job-over", f"job {job_id} is {job.state.value} already")
             if _is_running(job) and job.pid is not None:
                 self.store.cancel_path(job_id).touch()
-                os.kill(job.pid, signal.SIGTERM)
+                with contextlib.suppress(ProcessLookupError):  # it ended in this very moment
+                    os.kill(job.pid, signal.SIGTERM)
                 return job
             return self._end(job, JobState.CANCELLED)
 
