@@ -229,8 +229,11 @@ def test_jobs_are_listed_and_detached_ones_run_on(source: Path, tmp_path: Path) 
 def test_ctrl_c_cancels_and_leaves_nothing(tmp_path: Path) -> None:
     name = "input_blocks.4.1.transformer_blocks.0.attn1.to_q.weight"
     source = write_holes(tmp_path / "large.safetensors", {**TINY_SDXL, name: (500_000, 4096)})
+    # Whoever started the tests in the background made them ignore SIGINT, which children inherit.
+    luna_in_front = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    luna_in_front += "from luna_tui.cli import main; main()"
     command = [
-        *LUNA,
+        *(sys.executable, "-c", luna_in_front),
         "weights",
         "convert",
         str(source),
