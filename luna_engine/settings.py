@@ -51,7 +51,6 @@ class DaemonSettings:
     vae_port: int = VAE_PORT
     timeout_s: float = 120.0
     python: str | None = None
-    lora_cache_bytes: int = 2 * 1024**3
     sets: dict[str, ModelSet] = field(default_factory=dict)
 
 
@@ -92,7 +91,6 @@ class UiSettings:
     """``[ui]``."""
 
     theme: str | None = None
-    editor: str | None = None
     ascii: bool = False
     readonly: bool = False
 

@@ -160,7 +160,7 @@ def events(scene: str) -> EventsView:
         EventRow("e5", NOW - 72, "error", "vae", "daemon-ended", f"vae: {_CRASH.reason}"),
         EventRow("e6", NOW - 2070, "warning", "settings", "settings-ignored",
                  "daemon.speed: unknown setting; known here: "
-                 "host, lora_cache_bytes, port, python, sets, timeout_s, vae_port", None, None, 2),
+                 "host, port, python, sets, timeout_s, vae_port", None, None, 2),
         EventRow("e7", NOW - 2307, "info", "spare", "daemon-stopped", "spare has stopped: stopped by you"),
         EventRow("e8", NOW - 2308, "info", "you", "command", "spare is stopping", None, "luna daemon stop spare"),
         EventRow("e9", NOW - 8046, "info", "clip", "daemon-adopted", "clip runs already as pid 41233: ready"),
