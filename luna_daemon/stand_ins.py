@@ -9,25 +9,13 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from luna_daemon.remote import RemoteOnlyError
+from luna_daemon.tensors import TORCH_NAMES
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from luna_daemon.remote import RemoteSet
-
-_DTYPES = {
-    "f64": "float64",
-    "f32": "float32",
-    "f16": "float16",
-    "bf16": "bfloat16",
-    "f8_e4m3": "float8_e4m3fn",
-    "f8_e5m2": "float8_e5m2",
-    "i64": "int64",
-    "i32": "int32",
-    "u8": "uint8",
-    "bool": "bool",
-}
 
 
 class RemoteModule:
@@ -50,7 +38,7 @@ class RemoteModule:
 
         return {
             name[len(self._prefix) :]: torch.empty(
-                entry["shape"], dtype=getattr(torch, _DTYPES[entry["dtype"]]), device="meta"
+                entry["shape"], dtype=getattr(torch, TORCH_NAMES[entry["dtype"]]), device="meta"
             )
             for name, entry in self._remote.names().items()
             if name.startswith(self._prefix)

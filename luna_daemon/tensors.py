@@ -11,7 +11,7 @@ from luna_daemon.frames import WireTensor
 if TYPE_CHECKING:
     import torch
 
-_NAMES = {
+TORCH_NAMES = {
     "f64": "float64",
     "f32": "float32",
     "f16": "float16",
@@ -34,7 +34,7 @@ def to_torch(tensor: WireTensor, *, is_copying: bool = False) -> torch.Tensor:
     """
     import torch
 
-    dtype = getattr(torch, _NAMES[tensor.dtype])
+    dtype = getattr(torch, TORCH_NAMES[tensor.dtype])
     if tensor.nbytes == 0:
         return torch.empty(tensor.shape, dtype=dtype)
     source = bytearray(tensor.data) if is_copying or tensor.data.readonly else tensor.data
@@ -66,4 +66,4 @@ def from_torch(name: str, tensor: torch.Tensor) -> WireTensor:
 def _short_names() -> dict[torch.dtype, str]:
     import torch
 
-    return {getattr(torch, long): short for short, long in _NAMES.items()}
+    return {getattr(torch, long): short for short, long in TORCH_NAMES.items()}
