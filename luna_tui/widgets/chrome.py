@@ -64,7 +64,7 @@ class HeaderRow(Widget):
         self.set_interval(1.0, self._tick)
 
     def _tick(self) -> None:
-        if self.app.screen is self.screen:
+        if self.screen.is_current:  # also false while the app pops its last screens
             self.clock = self.app.clock_text()  # type: ignore[attr-defined]  # LunaApp, typed in base.py
 
     def render(self) -> Content:

@@ -8,6 +8,7 @@ import pytest
 
 from luna_tui.app import CrashReport
 from luna_tui.backend.fake import FakeBackend
+from luna_tui.widgets.chrome import HeaderRow
 from luna_tui.widgets.table import ListTable
 
 
@@ -106,6 +107,16 @@ async def test_ascii_leaves_the_users_own_letters(tui: Any) -> None:
         pilot.app.toast("\u00e9l\u00e8ve \u65e5\u672c")
         await tui.settled(pilot)
         assert "\u00e9l\u00e8ve \u65e5\u672c" in tui.text(pilot.app)
+
+
+async def test_the_clock_may_tick_while_the_app_pops_its_last_screen(tui: Any) -> None:
+    async with tui.running() as pilot:
+        header, stack = pilot.app.screen.query_one(HeaderRow), pilot.app._screen_stack
+        shown, stack[:] = list(stack), []
+        try:
+            header._tick()
+        finally:
+            stack[:] = shown
 
 
 async def test_no_color_marks_the_cursor_without_colour(tui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
