@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -47,6 +48,7 @@ SCREENS = (
 )
 _REMEMBERED = 20
 _START_S = 2.0
+_HANG_UP_S = 5.0
 # Asked before leaving. Returns True if nothing is lost; else asks, and calls its argument if the answer allows.
 QuitGuard = Callable[[Callable[[], None]], bool]
 
@@ -149,7 +151,15 @@ class LunaApp(App[None]):
                 asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
 
     def _on_signal(self, number: int) -> None:
-        """Leave as `q` would, so that the terminal is given back, with the exit code of the signal."""
+        """Leave as `q` would, so that the terminal is given back, with the exit code of the signal.
+
+        After a hang-up there may be no terminal left: Textual's writer thread dies of that, its queue fills up and
+        leaving would wait for it for ever. So a hang-up ends the process in any case.
+        """
+        if number == signal.SIGHUP:
+            last_resort = threading.Timer(_HANG_UP_S, os._exit, (128 + number,))
+            last_resort.daemon = True
+            last_resort.start()
         self.exit(return_code=128 + number)
 
     def _open(self) -> None:

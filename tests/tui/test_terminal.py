@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from luna_engine import settings
@@ -168,13 +169,25 @@ def test_a_signal_gives_the_terminal_back(terminal: Terminal, tmp_path: Path, nu
     terminal.type("stty -a > " + shlex.quote(str(tmp_path / "before")), "Enter")
     terminal.luna()
     terminal.wait_for("quiet", "stopped")
-    pids = subprocess.run(["pgrep", "-f", f"{sys.executable} -m luna_tui$"], capture_output=True, text=True, check=True)
-    ours = [pid for pid in pids.stdout.split() if _home_of(int(pid)) == os.environ["LUNA_HOME"]]
-    os.kill(int(ours[-1]), number)
+    os.kill(_luna_pid(), number)
     terminal.wait_for("left with")
     terminal.type("stty -a > " + shlex.quote(str(tmp_path / "after")) + "; echo do''ne", "Enter")
     terminal.wait_for("done")
     assert (tmp_path / "after").read_text() == (tmp_path / "before").read_text()
+
+
+def test_a_terminal_that_goes_away_takes_luna_with_it(terminal: Terminal) -> None:
+    """What tmux or an SSH connection sends when it ends: a hang-up and a continue, and the device is gone."""
+    terminal.luna()
+    terminal.wait_for("No daemon yet")
+    process = psutil.Process(_luna_pid())
+    terminal.close()
+    process.wait(timeout=30)
+
+
+def _luna_pid() -> int:
+    pids = subprocess.run(["pgrep", "-f", f"{sys.executable} -m luna_tui$"], capture_output=True, text=True, check=True)
+    return int([pid for pid in pids.stdout.split() if _home_of(int(pid)) == os.environ["LUNA_HOME"]][-1])
 
 
 def _home_of(pid: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from packaging.requirements import Requirement
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -87,6 +88,11 @@ def test_requirements_and_pyproject_name_the_same_packages() -> None:
     declared = {line.strip().split('"')[1].replace("'", '"') for line in block.splitlines() if '"' in line}
     listed = {line for line in (ROOT / "requirements.txt").read_text().splitlines() if line and line[0] != "#"}
     assert {text.replace("'", '"') for text in declared} == listed
+
+
+def test_what_the_tests_need_is_read_without_the_comments(script: ModuleType) -> None:
+    names = {Requirement(text).name for text in script.test_requirements()}
+    assert {"pytest", "pytest-xdist", "diffusers"} <= names
 
 
 def test_every_requirement_has_an_exact_pin() -> None:
