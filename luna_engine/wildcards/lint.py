@@ -203,7 +203,7 @@ def _endless_items(snapshot: Snapshot) -> list[Item]:
     """
     finished: set[int] = set()
     pending: list[tuple[Item, list[list[int]]]] = []
-    for found in snapshot.index.lists():
+    for found in (*snapshot.index.lists(), *snapshot.index.hidden_lists()):
         for item in found.items:
             if is_plain(item.text):
                 finished.add(id(found))

@@ -21,7 +21,7 @@ from luna_engine.wildcards.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 _MOST_SEARCHED = 100_000
 _JOINERS = str.maketrans("\\.:", "///")
@@ -213,10 +213,18 @@ def path_index(document: Document) -> PathIndex:
 
 
 class AddressIndex:
-    """All addresses of a library."""
+    """All addresses of a library.
 
-    def __init__(self, documents: list[Document], folders: list[str]) -> None:
+    ``hidden`` are files that stand behind one of equal address in an earlier root. Only texts of their own root see
+    them, and only where the file in front does not offer an address: a pack keeps working beside a user's own files.
+    """
+
+    def __init__(self, documents: list[Document], folders: list[str], hidden: Sequence[Document] = ()) -> None:
         self.documents = documents
+        self._hidden = {
+            root: AddressIndex([found for found in hidden if found.root == root], [])
+            for root in {found.root for found in hidden}
+        }
         self._full = _Names()
         self._short = _Names()
         self._files = _Names()
@@ -284,7 +292,31 @@ class AddressIndex:
         found = self._resolve(joined(name), document)
         if found is None:
             found = self._resolve_suffixed(name, document)
-        return found or self._resolve_item(name, document)
+        found = found or self._resolve_item(name, document)
+        own = self._own_hidden(document)
+        return found if found is not None or own is None else own.resolve(name, document)
+
+    def _own_hidden(self, document: Document | None) -> AddressIndex | None:
+        """Return the index of what is hidden in a text's own root, None if nothing is."""
+        return self._hidden.get(document.root) if document is not None and self._hidden else None
+
+    def _at(self, spelling: str, document: Document | None) -> Found | None:
+        """Find a full address, in the asking text's own root where the visible files do not have it."""
+        found = self._full.find(spelling)
+        own = self._own_hidden(document) if found is None else None
+        return found if own is None else own.full(spelling)
+
+    def full(self, spelling: str) -> Found | None:
+        """Find a full address among the files of this index alone."""
+        return self._full.find(spelling)
+
+    def own_versions(self, front: Document, asking: Document | None) -> list[Document]:
+        """Return the files of the asking text's own root that ``front`` hides, the preferred kind first."""
+        own = self._own_hidden(asking)
+        if own is None:
+            return []
+        found = [one for one in own.documents if joined(one.address) == joined(front.address)]
+        return sorted(found, key=lambda one: one.kind.rank)
 
     def _resolve(self, name: str, document: Document | None) -> Found | None:
         if document is not None:
@@ -292,10 +324,10 @@ class AddressIndex:
             if place is not None:
                 return Found(Target(document.address_of(place.keys), document, place))
             for folder in _folders_up(document.folder):
-                found = self._full.find(f"{joined(folder)}/{name}")
+                found = self._at(f"{joined(folder)}/{name}", document)
                 if found is not None:
                     return found
-        return self._full.find(name) or self._short.find(name) or self.tails.find(name)
+        return self._at(name, document) or self._short.find(name) or self.tails.find(name)
 
     def _resolve_suffixed(self, name: str, document: Document | None) -> Found | None:
         """Find a file named with its suffix, ``__mood.txt__``."""
@@ -336,7 +368,8 @@ class AddressIndex:
         found = self._files.find(name) or self.tails.find(name, files_only=True)
         if found is None:
             found = self._resolve_suffixed(head, document)
-        return found
+        own = self._own_hidden(document)
+        return found if found is not None or own is None else own.resolve_file(head, document)
 
     def resolve_in_folder(self, folder: str, path: str) -> Found | None:
         """Find a place by its path below a folder."""
@@ -367,6 +400,10 @@ class AddressIndex:
             names[document.stem] = None
             names[document.address] = None
         return list(names)
+
+    def hidden_lists(self) -> list[ItemList]:
+        """Return the lists of the hidden files."""
+        return [found for index in self._hidden.values() for found in index.lists()]
 
     def lists(self) -> list[ItemList]:
         """Return every list that globs and bare names can reach, by address of its file, in file order."""

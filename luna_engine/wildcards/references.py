@@ -59,7 +59,7 @@ def read_braces(node: Braces, parsed: Parsed, snapshot: Snapshot, document: Docu
     if node.tail is not None and node.head:
         found = index.resolve_file(node.head, document)
         if found is not None:
-            return _read_tail(node, node.tail, parsed, snapshot, found)
+            return _read_tail(node, node.tail, parsed, snapshot, found, document)
     if node.body:
         found = index.resolve_file(node.body, document)
         if found is not None:
@@ -91,7 +91,9 @@ def _read_unknown(node: Braces, snapshot: Snapshot) -> Meaning:
     return Meaning(trouble=(Trouble("plain-braces", "these braces are text", hint, Severity.HINT),))
 
 
-def _read_tail(node: Braces, tail: Prompt, parsed: Parsed, snapshot: Snapshot, found: Found) -> Meaning:
+def _read_tail(
+    node: Braces, tail: Prompt, parsed: Parsed, snapshot: Snapshot, found: Found, asking: Document | None
+) -> Meaning:
     """Decide what stands behind the colon: a path if it exists, else an inline template, else unknown."""
     trouble = ambiguity(node.head, found)
     written = parsed.text[tail.start : tail.end]
@@ -107,10 +109,13 @@ def _read_tail(node: Braces, tail: Prompt, parsed: Parsed, snapshot: Snapshot, f
             return Meaning(inside.target, document=inside.target.document, trouble=trouble)
         what = Trouble("unknown-ref", f"the folder {found.target.address} has no {written[:60]!r}", None)
         return Meaning(is_kept=True, trouble=(*trouble, what))
-    target = path_index(document).find(written) if len(written) <= 512 else None
-    if target is not None:
-        return Meaning(target, document=document, trouble=trouble)
+    own = snapshot.index.own_versions(document, asking)
+    for version in (document, *own) if len(written) <= 512 else ():
+        target = path_index(version).find(written)
+        if target is not None:
+            return Meaning(target, document=version, trouble=trouble)
     if _holds_bracket(tail.nodes) or node.tail_blank:
+        document = max((document, *own), key=lambda version: _paths_held(tail.nodes, version))
         mistyped = _looks_mistyped(written, document)
         return Meaning(inline=tail, document=document, trouble=(*trouble, *mistyped))
     if any(not isinstance(part, Text) for part in tail.nodes):
@@ -130,6 +135,13 @@ def _looks_mistyped(written: str, document: Document) -> tuple[Trouble, ...]:
         return ()
     what = unknown_path(written, document)
     return (Trouble("unknown-ref", what.message, what.hint, Severity.WARNING),)
+
+
+def _paths_held(nodes: tuple[Node, ...], document: Document) -> int:
+    """Count the ``[path]`` of an inline template that a file has."""
+    held = sum(_paths_held(children(node), document) for node in nodes)
+    brackets = [node for node in nodes if isinstance(node, Bracket)]
+    return held + sum(path_index(document).find(node.path, bare_items=False) is not None for node in brackets)
 
 
 def _holds_bracket(nodes: tuple[Node, ...]) -> bool:

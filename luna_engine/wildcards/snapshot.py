@@ -35,11 +35,11 @@ class Snapshot:
         self.roots = roots
         self.entries = {(entry.root, entry.relative): entry for entry, _ in loaded}
         self._all = {(document.root, document.path): document for _, document in loaded}
-        visible, shadowed = _shadow([document for _, document in loaded])
+        visible, hidden, shadowed = _shadow([document for _, document in loaded])
         self.documents = visible
         self._walk_problems = (*walk.diagnostics, *shadowed)
         self.folders = [name for _, name in walk.folders]
-        self.index = AddressIndex(visible, self.folders)
+        self.index = AddressIndex(visible, self.folders, hidden)
         self._templates: dict[tuple[str, Profile], Parsed] = {}
         self._pools: dict[tuple[object, ...], Pool] = {}
         self._globs: dict[str, Pool | None] = {}
@@ -212,12 +212,16 @@ def _lists(target: Target, snapshot: Snapshot, *, templates: bool) -> list[ItemL
     return target_lists(target, snapshot.index, templates=templates)
 
 
-def _shadow(documents: list[Document]) -> tuple[list[Document], list[Diagnostic]]:
+def _shadow(documents: list[Document]) -> tuple[list[Document], list[Document], list[Diagnostic]]:
     """Hide files of later roots behind files of the same address in earlier ones, whatever their kinds.
 
     Files of one root never hide each other: between them the order of kinds decides at each lookup.
+
+    Returns:
+        The visible files, the hidden ones, and a hint for each hidden one.
     """
     kept: list[Document] = []
+    hidden: list[Document] = []
     owners: dict[str, Document] = {}
     hints: list[Diagnostic] = []
     for document in sorted(documents, key=lambda found: found.root):
@@ -225,13 +229,14 @@ def _shadow(documents: list[Document]) -> tuple[list[Document], list[Diagnostic]
         if first.root == document.root:
             kept.append(document)
             continue
+        hidden.append(document)
         hints.append(
             Diagnostic(
                 "shadowed",
                 Severity.HINT,
                 f"{first.path} of an earlier root hides {document.path} of a later one",
-                "rename one of them to have both",
+                "rename one of them to have both; files of that later root still find what only theirs offers",
                 document.path,
             )
         )
-    return kept, hints
+    return kept, hidden, hints

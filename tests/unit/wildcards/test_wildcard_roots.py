@@ -63,3 +63,49 @@ def test_a_removed_file_uncovers_what_it_hid(tmp_path: Path) -> None:
     assert library.refresh()
     assert library.expand("__weather__").text == "theirs"
     assert library.diagnostics == ()
+
+
+def test_a_packs_own_texts_find_what_a_users_file_hides(tmp_path: Path) -> None:
+    """A user's weather.txt must not break the bundled {weather:sky}; where it offers an address it is taken."""
+    mine, pack = tmp_path / "mine", tmp_path / "pack"
+    mine.mkdir()
+    (pack / "deep").mkdir(parents=True)
+    (mine / "weather.txt").write_text("hail\n", "utf-8")
+    (mine / "tide.yaml").write_text("high: [mine]\n", "utf-8")
+    (pack / "weather.yaml").write_text("sky: [clear]\nrain: [drizzle]\n", "utf-8")
+    (pack / "tide.yaml").write_text("high: [theirs]\nlow: [theirs]\n", "utf-8")
+    (pack / "deep" / "scene.yaml").write_text(
+        'paths: ["{weather:sky}, {weather}"]\nnames: ["__weather/rain__, __weather.yaml__"]\n'
+        'inline: ["{weather: a [sky] over [rain]}"]\ntide: ["{tide:high}, {tide:low}, {tide: [high] and [high]}"]\n',
+        "utf-8",
+    )
+    library = WildcardLibrary.load([mine, pack])
+    for template, text in (
+        ("{scene:paths}", "clear, hail"),
+        ("{scene:inline}", "a clear over drizzle"),
+        ("{scene:tide}", "mine, theirs, mine and mine"),
+    ):
+        found = library.expand(template)
+        assert (found.text, found.diagnostics) == (text, ())
+    found = library.expand("{scene:names}")
+    assert found.text.split(", ")[0] == "drizzle"
+    assert found.text.split(", ")[1] in {"clear", "drizzle"}
+    assert [choice.file for choice in library.expand("{scene:paths}").choices[1:]] == ["weather.yaml", "weather.txt"]
+    assert library.expand("{weather:sky}").text == "{weather:sky}", "the user's own text sees the user's file alone"
+    assert {problem.code for problem in library.lint()} == {"shadowed"}
+
+
+def test_a_change_of_a_hidden_file_changes_the_fingerprint_of_what_reads_it(tmp_path: Path) -> None:
+    mine, pack = tmp_path / "mine", tmp_path / "pack"
+    mine.mkdir()
+    pack.mkdir()
+    (mine / "weather.txt").write_text("hail\n", "utf-8")
+    (pack / "weather.yaml").write_text("sky: [clear]\n", "utf-8")
+    (pack / "scene.yaml").write_text('["{weather:sky}"]', "utf-8")
+    library = WildcardLibrary.load([mine, pack])
+    before = library.fingerprint("{scene}")
+    assert before == library.fingerprint("{scene}")
+    (pack / "weather.yaml").write_text("sky: [cloudy]\n", "utf-8")
+    assert library.refresh()
+    assert library.fingerprint("{scene}") != before
+    assert library.expand("{scene}").text == "cloudy"
