@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luna_engine import paths
+from luna_engine.wildcards.completion import Completion
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, TextFix
 from luna_engine.wildcards.expansion import Batch, Choice, ChoiceKind, Expansion, LinkKey
 from luna_engine.wildcards.files import Root
 from luna_engine.wildcards.library import WildcardLibrary
+from luna_engine.wildcards.odds import Share, SiteOdds
 from luna_engine.wildcards.parser import parse
+from luna_engine.wildcards.steps import Step
 from luna_engine.wildcards.syntax import Parsed, Profile
 from luna_engine.wildcards.tidying import tidy
 from luna_engine.wildcards.tree import TreeNode
+from luna_engine.wildcards.uses import Use
 from luna_engine.wildcards.watching import Change, Watch
 
 if TYPE_CHECKING:
@@ -24,6 +28,7 @@ __all__ = [
     "Change",
     "Choice",
     "ChoiceKind",
+    "Completion",
     "Diagnostic",
     "Expansion",
     "LinkKey",
@@ -31,8 +36,12 @@ __all__ = [
     "Profile",
     "Root",
     "Severity",
+    "Share",
+    "SiteOdds",
+    "Step",
     "TextFix",
     "TreeNode",
+    "Use",
     "Watch",
     "WildcardLibrary",
     "default_roots",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain
-from luna_engine.wildcards.references import read_braces, read_bracket, read_name
+from luna_engine.wildcards.references import pool_of_reference, read_braces, read_bracket, read_name
 from luna_engine.wildcards.syntax import (
     Binding,
     Braces,
@@ -246,22 +246,12 @@ class Counter:
         ]
         if len(parts) != 1:
             return None
-        part, target, templates = parts[0], None, False
-        if isinstance(part, Variable):
+        if isinstance(parts[0], Variable):
             raise NeedsWalkError
-        if isinstance(part, Wildcard) and "*" in part.name:
-            pool = self.snapshot.glob(part.name)
-            return self._distinct(pool) if pool is not None else None
-        if isinstance(part, Wildcard) and not part.arguments:
-            target, _ = read_name(part.name, self.snapshot, scope.document)
-        elif isinstance(part, Braces):
-            meaning = read_braces(part, scope.parsed, self.snapshot, scope.document)
-            target, templates = meaning.target, meaning.templates
-        elif isinstance(part, Bracket) and scope.document is not None and scope.document.kind is not Kind.TXT:
-            target, _ = read_bracket(part.path, scope.document)
-        if target is None or target.item is not None:
+        if isinstance(parts[0], Wildcard) and parts[0].arguments:
             return None
-        return self._distinct(self.snapshot.pool(target, templates=templates))
+        pool = pool_of_reference(parts[0], scope.parsed, self.snapshot, scope.document)
+        return self._distinct(pool) if pool is not None else None
 
     def _distinct(self, pool: Pool) -> list[int]:
         if any(id(item.owner) in pool.lists for item in self.active):

@@ -47,6 +47,7 @@ class DrawOptions:
     pins: Mapping[str, str] = field(default_factory=dict)
     reroll: Mapping[str, int] = field(default_factory=dict)
     seconds: float = MOST_SECONDS
+    draws: int = MOST_DRAWS
 
 
 class Run:
@@ -124,8 +125,8 @@ class Run:
         """Count a draw; False (and the construct kept) if a limit is reached."""
         self.draws += 1
         limit = None
-        if self.draws > MOST_DRAWS:
-            limit = f"more than {MOST_DRAWS} draws"
+        if self.draws > self.options.draws:
+            limit = f"more than {self.options.draws} draws"
         elif self.out.length > MOST_OUTPUT:
             limit = f"more than {MOST_OUTPUT} characters"
         elif not self.draws % 64 and time.monotonic() > self.deadline:

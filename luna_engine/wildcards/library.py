@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 from luna_engine.errors import LunaError, WildcardError
 from luna_engine.wildcards import batches, files
 from luna_engine.wildcards.chooser import Chooser, Odometer, ScriptedChooser, SeededChooser, digits_of
+from luna_engine.wildcards.completion import Completion, complete
 from luna_engine.wildcards.counting import Counter, NeedsWalkError
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
-from luna_engine.wildcards.drawing import DrawOptions, Run
+from luna_engine.wildcards.drawing import MOST_DRAWS, DrawOptions, Run
 from luna_engine.wildcards.expansion import Batch, Expansion
 from luna_engine.wildcards.files import Root
 from luna_engine.wildcards.loading import Loader
+from luna_engine.wildcards.odds import SiteOdds, probabilities
 from luna_engine.wildcards.recursion import recursion_room
+from luna_engine.wildcards.steps import Step, steps
 from luna_engine.wildcards.syntax import Profile
 from luna_engine.wildcards.tree import TreeNode, make_tree
+from luna_engine.wildcards.uses import Use, where_used
 from luna_engine.wildcards.watching import Change, Watch
 
 if TYPE_CHECKING:
@@ -172,13 +176,14 @@ class WildcardLibrary:
         reroll: Mapping[str, int] | None = None,
         chooser: Chooser | None = None,
         snapshot: Snapshot | None = None,
+        most_draws: int = MOST_DRAWS,
     ) -> Expansion:
         """Expand several parts in one draw: shared variables, a frame key of its own per part."""
         if missing not in _MISSING:
             raise LunaError("value-range", f"missing is {missing!r}; known are keep, error and drop")
         snapshot = snapshot or self.snapshot
         profile = Profile(profile)
-        options = DrawOptions(missing, pins or {}, reroll or {})
+        options = DrawOptions(missing, pins or {}, reroll or {}, draws=most_draws)
         index = seed if index is None else index
         parsed = {name: snapshot.template(text, profile) for name, text in parts.items()}
 
@@ -319,6 +324,40 @@ class WildcardLibrary:
         if found.target.item is not None:
             return (found.target.item,)
         return tuple(self.snapshot.pool(found.target).items)
+
+    def probabilities(
+        self,
+        template: str,
+        top: int = 50,
+        *,
+        profile: Profile | str = Profile.NATIVE,
+        variables: Mapping[str, str] | None = None,
+    ) -> tuple[SiteOdds, ...]:
+        """Return the exact odds of each site, nested draws multiplied out, what is beyond ``top`` summed."""
+        snapshot = self.snapshot
+        return probabilities(snapshot, snapshot.template(template, Profile(profile)), top, variables)
+
+    def steps(self, template: str | Mapping[str, str], seed: int = 0, **options: Any) -> Iterator[Step]:
+        """Yield one draw after the other, with the text so far; takes the options of `expand`."""
+        return steps(self, {"": template} if isinstance(template, str) else template, seed, **options)
+
+    def complete(self, text: str, cursor: int, *, file: Path | str | None = None) -> tuple[Completion, ...]:
+        """Return what can stand at the cursor of an editor.
+
+        Args:
+            text: what is being edited.
+            cursor: an offset in it.
+            file: the file it stands in, if it is no plain prompt.
+        """
+        snapshot = self.snapshot
+        document = next(
+            (snapshot.document(*key) for key, entry in snapshot.entries.items() if entry.path == file), None
+        )
+        return complete(snapshot, text, cursor, document)
+
+    def where_used(self, address: str, templates: Sequence[str] = ()) -> tuple[Use, ...]:
+        """Return every reference, in the library and in ``templates``, that can draw from an address."""
+        return where_used(self.snapshot, address, templates)
 
     def fingerprint(self, template: str, *, profile: Profile | str = Profile.NATIVE) -> str:
         """Return a digest of a template and the content of every file reachable from it."""

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.diagnostics import Severity
 from luna_engine.wildcards.expansion import ChoiceKind
-from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.pools import running_sums
-from luna_engine.wildcards.references import Trouble, read_braces, read_bracket, read_name
+from luna_engine.wildcards.references import Trouble, pool_of_reference, target_of_reference
 from luna_engine.wildcards.seeds import child_key
-from luna_engine.wildcards.syntax import Braces, Bracket, Multi, Option, Sampler, Text, Variable, Variant, Wildcard
+from luna_engine.wildcards.syntax import Multi, Option, Sampler, Text, Variable, Variant, Wildcard
 
 if TYPE_CHECKING:
     from luna_engine.wildcards.drafts import Frame, Site
@@ -217,28 +216,18 @@ def _lent_pool(run: Run, node: Multi, frame: Frame) -> Pool | None:
 
 def pool_of_node(run: Run, node: Node, frame: Frame) -> Pool | None:
     """Return the pool a construct draws from, None if it is not a single draw from a list."""
-    target, templates = None, False
-    if isinstance(node, Wildcard):
-        if node.arguments:
-            return None
-        if "*" in node.name:
-            return run.snapshot.glob(node.name)
-        target, _ = read_name(node.name, run.snapshot, frame.document)
-    elif isinstance(node, Braces):
-        meaning = read_braces(node, frame.parsed, run.snapshot, frame.document)
-        target, templates = meaning.target, meaning.templates
-    elif isinstance(node, Bracket):
-        if frame.document is not None and frame.document.kind is not Kind.TXT:
-            target, _ = read_bracket(node.path, frame.document)
-    elif isinstance(node, Variable):
+    if isinstance(node, Variable):
         value = run.variables.get(node.name)
-        if value is not None and value.prompt is not None and len(value.prompt.nodes) == 1:
-            return pool_of_node(run, value.prompt.nodes[0], value.frame) if value.frame is not None else None
-    if target is None or target.item is not None:
+        if value is None or value.prompt is None or value.frame is None or len(value.prompt.nodes) != 1:
+            return None
+        return pool_of_node(run, value.prompt.nodes[0], value.frame)
+    if isinstance(node, Wildcard) and node.arguments:
         return None
-    if target.document is not None:
+    target, _ = target_of_reference(node, frame.parsed, run.snapshot, frame.document)
+    pool = pool_of_reference(node, frame.parsed, run.snapshot, frame.document)
+    if pool is not None and target is not None and target.document is not None:
         run.touch(target.document)
-    return run.snapshot.pool(target, templates=templates)
+    return pool
 
 
 def _distinct(pool: Pool, run: Run) -> Candidates:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from luna_engine.wildcards.diagnostics import Severity, did_you_mean, near_names
 from luna_engine.wildcards.lookup import path_index
 from luna_engine.wildcards.model import Document, Kind
-from luna_engine.wildcards.syntax import Bracket, Text, children
+from luna_engine.wildcards.syntax import Braces, Bracket, Text, Wildcard, children
 
 if TYPE_CHECKING:
     from luna_engine.wildcards.lookup import Found, Target
+    from luna_engine.wildcards.model import Item
+    from luna_engine.wildcards.pools import Pool
     from luna_engine.wildcards.snapshot import Snapshot
-    from luna_engine.wildcards.syntax import Braces, Node, Parsed, Prompt
+    from luna_engine.wildcards.syntax import Node, Parsed, Prompt
 
 _NAME_SHAPE = re.compile(r"[^\W\d][\w\-./]*")
 _ESCAPE_START = re.compile(r"/|~/|[A-Za-z]:[/\\]")
@@ -195,6 +197,36 @@ def read_bracket(path: str, document: Document) -> tuple[Target | None, tuple[Tr
     if dot and rest and " " not in path and path_index(document).place(first.strip()) is not None:
         return None, (unknown_path(path, document),)
     return None, ()
+
+
+def target_of_reference(
+    node: Node, parsed: Parsed, snapshot: Snapshot, document: Document | None
+) -> tuple[Target | None, bool]:
+    """Return what a reference names (no glob), and whether a whole file stands for its templates."""
+    if isinstance(node, Wildcard):
+        return (None if "*" in node.name else read_name(node.name, snapshot, document)[0]), False
+    if isinstance(node, Braces):
+        meaning = read_braces(node, parsed, snapshot, document)
+        return meaning.target, meaning.templates
+    if isinstance(node, Bracket) and node.path and document is not None and document.kind is not Kind.TXT:
+        return read_bracket(node.path, document)[0], False
+    return None, False
+
+
+def pool_of_reference(node: Node, parsed: Parsed, snapshot: Snapshot, document: Document | None) -> Pool | None:
+    """Return the pool a reference or glob draws from, None if it names a single item or nothing."""
+    if isinstance(node, Wildcard) and "*" in node.name:
+        return snapshot.glob(node.name)
+    target, templates = target_of_reference(node, parsed, snapshot, document)
+    if target is None or target.item is not None:
+        return None
+    return snapshot.pool(target, templates=templates)
+
+
+def item_of_reference(node: Node, parsed: Parsed, snapshot: Snapshot, document: Document | None) -> Item | None:
+    """Return the one item a reference names, if it names one."""
+    target, _ = target_of_reference(node, parsed, snapshot, document)
+    return target.item if target is not None else None
 
 
 def ambiguity(name: str, found: Found) -> tuple[Trouble, ...]:
