@@ -44,6 +44,7 @@ from luna_daemon.protocol import (
     VaeDecode,
     VaeEncode,
 )
+from luna_daemon.transport import SHM_FROM_BYTES
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class DaemonClient(KeptConnection):
         timeout_s: float = 2.0,
         transport: str = "auto",
         name: str = "luna",
+        shm_from_bytes: int = SHM_FROM_BYTES,
     ) -> DaemonClient:
         """Connect to a daemon.
 
@@ -76,6 +78,7 @@ class DaemonClient(KeptConnection):
             timeout_s: for the connection; requests have the deadline of the settings unless they name one.
             transport: ``auto``, or ``tcp`` to leave Unix sockets alone.
             name: what the daemon shows in its list of clients.
+            shm_from_bytes: tensors of this size and more cross in shared memory where there is any.
 
         Raises:
             DaemonUnreachableError: nothing listens there; the hint is the command that starts it.
@@ -87,6 +90,7 @@ class DaemonClient(KeptConnection):
             timeout_s=timeout_s,
             transport=transport,
             name=name,
+            shm_from_bytes=shm_from_bytes,
         )
         client._usable_link()
         return client

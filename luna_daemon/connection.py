@@ -10,16 +10,20 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon import auth, frames, platform, transport
+from luna_daemon import auth, frames, platform
 from luna_daemon.fields import decode_body, plain
-from luna_daemon.messages import MAGIC, PROTOCOL, Auth, Challenge, Hello
+from luna_daemon.messages import MAGIC, PROTOCOL, Auth, Challenge, Hello, OpenShm, ShmOpened
 from luna_daemon.protocol import COMMANDS, Lane, check_tensors
 from luna_daemon.runtime.executor import internal_error
 from luna_daemon.runtime.queue import DONE, Job
+from luna_daemon.shared_memory import SharedMemory
 from luna_daemon.stream import ConnectionLostError, FrameReader, FrameWriter, wait_readable
+from luna_daemon.transport import NOT_OPENED, OVER_TCP, Carrier
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from luna_daemon.frames import WireTensor
     from luna_daemon.protocol import Command
     from luna_daemon.service import DaemonService
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
 HANDSHAKE_SECONDS = 2.0
 DEADLINE_MS = 120_000
 UNSENT_BYTES_MAX = 64 * frames.MIB
-_REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "trace"})
+_REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "trace", "released"})
 _log = logging.getLogger("luna.connection")
 
 
@@ -50,7 +54,8 @@ class Connection:
         self._port = port
         self._reader = FrameReader(link, service.limits)
         self._writer = FrameWriter(link, self.hang_up)
-        self._transport = transport.InlineTransport(is_reusing=True)
+        self._carrier = Carrier(is_reusing=True, reason=NOT_OPENED if port is None else OVER_TCP)
+        self._shared_bytes = 0
         self._jobs: dict[int, Job] = {}
         self._jobs_lock = threading.Lock()
         self.name = "?"
@@ -60,7 +65,12 @@ class Connection:
     @property
     def transport_name(self) -> str:
         """How tensors cross on this connection."""
-        return self._transport.name
+        return self._carrier.name
+
+    @property
+    def sent_by_way(self) -> Counter[str]:
+        """How many tensors were sent by which way, and as ``full`` those that found no room in shared memory."""
+        return self._carrier.counts
 
     def hang_up(self) -> None:
         """Close the connection from any thread; its reader then ends."""
@@ -101,7 +111,7 @@ class Connection:
         if self._port is not None:
             request = self._prove(request, hello, self._port, deadline)
         self.name, self.pid = hello.client.name, hello.client.pid
-        self._send({"id": request, "ok": True, "body": plain(self._service.welcome())})
+        self._send({"id": request, "ok": True, "body": plain(self._service.welcome(is_local=self._port is None))})
 
     def _prove(self, request: int, hello: Hello, port: int, deadline: float) -> int:
         nonce = auth.new_nonce()
@@ -154,6 +164,7 @@ class Connection:
         finally:
             self._writer.close()
             self.hang_up()
+            self._close_shared()
             for job in self._open_jobs():
                 self._service.cancel(job)
 
@@ -167,10 +178,12 @@ class Connection:
         if type(request) is not int or request < 1:
             raise frames.broken("a request without an id")
         self._service.count_request()
-        nbytes = announced.payload_bytes
+        nbytes = announced.tensor_bytes
         admitted = False
         received = False
         try:
+            if "released" in header:
+                self._carrier.free(_offsets(header["released"]))
             command, job = self._judge(header, request)
             if command.lane is Lane.NOW and announced.segments:
                 raise DaemonError("tensor-invalid", f"{command.name} takes no segments")
@@ -179,8 +192,9 @@ class Connection:
                 return
             self._service.admission.enter(self, nbytes)
             admitted = True
-            job.tensors, received = self._transport.receive(self._reader, announced), True
+            job.tensors, received = self._carrier.receive(self._reader, announced), True
             job.nbytes = nbytes
+            job.via = "inline" if nbytes == announced.payload_bytes else self._carrier.name
             check_tensors(command, job.body, job.tensors)
         except DaemonError as error:
             if isinstance(error, ConnectionLostError):
@@ -190,7 +204,7 @@ class Connection:
             if admitted:
                 self._service.admission.leave(self, nbytes)
             if not received:
-                self._reader.skip(nbytes)
+                self._reader.skip(announced.payload_bytes)
             self._fail(request, error)
             return
         self._enqueue(job)
@@ -234,6 +248,9 @@ class Connection:
     def _answer_now(self, command: Command, request: int, raw: Any) -> None:
         try:
             body = decode_body(command.request, {} if raw is None else raw, strict=True)
+            if isinstance(body, OpenShm):
+                self._open_shared(request, body)
+                return
             reply = self._service.answer_now(self, command, body)
         except DaemonError as error:
             self._fail(request, error)
@@ -242,6 +259,43 @@ class Connection:
         else:
             self._send(*_reply_frame(command, request, reply, []))
             self._service.replied(body)
+
+    def _open_shared(self, request: int, body: OpenShm) -> None:
+        """Make this connection's shared memory and pass it on."""
+        if self._carrier.shared is not None:
+            raise DaemonError("transport-failed", "it is open already")
+        try:
+            shared, descriptors = self._make_shared(body)
+        except DaemonError as error:
+            self._carrier.reason = error.message
+            raise
+        reply = ShmOpened(shared.generation, body.up_bytes, body.down_bytes)
+        try:
+            header = {"id": request, "ok": True, "body": plain(reply)}
+            self._writer.send_with_descriptors(frames.encode_frame(header), descriptors)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._carrier.open(shared, self._reader, body.from_bytes)
+
+    def _make_shared(self, body: OpenShm) -> tuple[SharedMemory, list[int]]:
+        if self._port is not None:
+            raise DaemonError("transport-failed", OVER_TCP)
+        wanted = body.up_bytes + body.down_bytes
+        self._service.shared_memory.take(wanted)
+        try:
+            made = SharedMemory.create(body.up_bytes, body.down_bytes)
+        except BaseException:
+            self._service.shared_memory.give(wanted)
+            raise
+        self._shared_bytes = wanted
+        return made
+
+    def _close_shared(self) -> None:
+        self._carrier.close()
+        if self._shared_bytes:
+            self._service.shared_memory.give(self._shared_bytes)
+            self._shared_bytes = 0
 
     def _enqueue(self, job: Job) -> None:
         answer = self._service.recall(job)
@@ -269,7 +323,7 @@ class Connection:
             self._send_answer(job, *answer)
         job.body = None
         received, job.tensors = job.tensors, {}
-        self._transport.release(received)
+        self._carrier.release(received)
         self._log_request(job, answer.code if isinstance(answer, DaemonError) else None)
 
     def _log_request(self, job: Job, code: str | None) -> None:
@@ -284,13 +338,20 @@ class Connection:
         try:
             header, outgoing = _reply_frame(job.command, job.request, reply, tensors)
             header["ms"] = _timing(job)
-            did: dict[str, Any] | None = header.get("did")
-            if did is not None:
-                did["transport"] = {"in": self._transport.name, "out": self._transport.name}
             total = sum(tensor.nbytes for tensor in outgoing)
             if total > self._service.limits.payload_out_bytes:
                 raise DaemonError("value-range", f"the result takes {total} bytes", "ask for fewer images at once")
-            self._send(header, outgoing)
+            placed = self._carrier.place(outgoing)
+            did: dict[str, Any] | None = header.get("did")
+            if did is not None:
+                did["transport"] = {"in": job.via, "out": placed.via}
+                if placed.reason is not None:
+                    did["transport"]["reason"] = placed.reason
+            try:
+                self._writer.send(frames.encode_frame(header, outgoing, refs=placed.refs))
+            except DaemonError:
+                self._carrier.free(placed.offsets)
+                raise
         except DaemonError as error:
             self._fail(job.request, error)
 
@@ -315,6 +376,12 @@ class Connection:
 
     def _send(self, header: dict[str, Any], tensors: list[WireTensor] | None = None) -> None:
         self._writer.send(frames.encode_frame(header, tensors or ()))
+
+
+def _offsets(raw: Any) -> list[int]:
+    if not isinstance(raw, list) or not all(type(item) is int for item in raw):
+        raise DaemonError("request-invalid", "released: expected a list of offsets")
+    return raw
 
 
 def _check_version(raw: Any) -> None:

@@ -43,6 +43,8 @@ ITEM_BYTES: Mapping[str, int] = {
 }
 
 _SEGMENT_KEYS = frozenset({"name", "dtype", "shape", "nbytes", "via", "ref"})
+INLINE = "inline"
+ONLY_INLINE = frozenset({INLINE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Limits:
     total_bytes: int = 512 * MIB
     connections: int = 128
     unauthenticated: int = 8
+    shm_connection_bytes: int = 512 * MIB
+    shm_total_bytes: int = 2048 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +93,40 @@ class WireTensor:
 
 
 @dataclass(frozen=True, slots=True)
+class Ref:
+    """Where a tensor lies that does not follow its header: which memory, and the first byte in it."""
+
+    via: str
+    generation: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """The checked announcement of one tensor in a header."""
+    """The checked announcement of one tensor in a header. ``ref`` is None for one that follows inline."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    ref: Ref | None = None
 
     def announce(self) -> dict[str, Any]:
         """Return the header's record of this segment."""
-        return {
+        record: dict[str, Any] = {
             "name": self.name,
             "dtype": self.dtype,
             "shape": list(self.shape),
             "nbytes": self.nbytes,
-            "via": "inline",
+            "via": INLINE,
         }
+        if self.ref is not None:
+            record["via"] = self.ref.via
+            record["ref"] = {"generation": self.ref.generation, "offset": self.ref.offset}
+        return record
+
+
+NO_REFS: Mapping[str, Ref] = {}
 
 
 def broken(message: str) -> DaemonError:
@@ -247,12 +268,15 @@ def _check_text(text: str) -> None:
         raise broken("a string holds half a surrogate pair") from error
 
 
-def decode_segments(header: Mapping[str, Any], payload_limit: int) -> tuple[Segment, ...]:
+def decode_segments(
+    header: Mapping[str, Any], payload_limit: int, vias: frozenset[str] = ONLY_INLINE
+) -> tuple[Segment, ...]:
     """Check the announced segments of a header.
 
     Args:
         header: from `decode_header`.
         payload_limit: most bytes of all segments together.
+        vias: the transports that this connection has opened.
 
     Raises:
         DaemonError: ``frame-invalid`` for a malformed list, a name used twice, or an nbytes that is not
@@ -263,7 +287,7 @@ def decode_segments(header: Mapping[str, Any], payload_limit: int) -> tuple[Segm
         return ()
     if not isinstance(records, list) or len(records) > SEGMENTS_MAX:
         raise broken(f"segments must be a list of at most {SEGMENTS_MAX}")
-    segments = tuple(_segment(record, index) for index, record in enumerate(records))
+    segments = tuple(_segment(record, index, vias) for index, record in enumerate(records))
     if len({segment.name for segment in segments}) != len(segments):
         raise broken("two segments have the same name")
     total = sum(segment.nbytes for segment in segments)
@@ -276,7 +300,7 @@ def decode_segments(header: Mapping[str, Any], payload_limit: int) -> tuple[Segm
     return segments
 
 
-def _segment(record: object, index: int) -> Segment:
+def _segment(record: object, index: int, vias: frozenset[str]) -> Segment:
     place = f"segments[{index}]"
     if not isinstance(record, dict) or not record.keys() <= _SEGMENT_KEYS:
         raise broken(f"{place} is no segment")
@@ -289,9 +313,18 @@ def _segment(record: object, index: int) -> Segment:
         raise broken(f"{place}.shape must be at most {DIMENSIONS_MAX} sizes, each 0 or more")
     if not _is_size(nbytes) or nbytes != tensor_bytes(dtype, shape):
         raise broken(f"{place}.nbytes is not what {dtype} {shape} takes")
-    if record.get("via") != "inline" or record.get("ref") is not None:
-        raise broken(f"{place}.via must be inline on this connection")
-    return Segment(name, dtype, tuple(shape), nbytes)
+    return Segment(name, dtype, tuple(shape), nbytes, _ref(record, place, vias))
+
+
+def _ref(record: Mapping[str, Any], place: str, vias: frozenset[str]) -> Ref | None:
+    via, ref = record.get("via"), record.get("ref")
+    if via == INLINE and ref is None:
+        return None
+    if not isinstance(via, str) or via not in vias or via == INLINE:
+        raise broken(f"{place}.via must be {' or '.join(sorted(vias))} on this connection")
+    if not isinstance(ref, dict) or ref.keys() != {"generation", "offset"} or not all(map(_is_size, ref.values())):
+        raise broken(f"{place}.ref must be a generation and an offset")
+    return Ref(via, ref["generation"], ref["offset"])
 
 
 def _is_size(value: object) -> bool:
@@ -299,9 +332,18 @@ def _is_size(value: object) -> bool:
 
 
 def encode_frame(
-    header: Mapping[str, Any], tensors: Sequence[WireTensor] = (), limit: int = HEADER_BYTES_MAX
+    header: Mapping[str, Any],
+    tensors: Sequence[WireTensor] = (),
+    limit: int = HEADER_BYTES_MAX,
+    refs: Mapping[str, Ref] = NO_REFS,
 ) -> list[memoryview]:
     """Return the buffers of one frame in order; tensor bytes are not copied.
+
+    Args:
+        header: everything but the segments.
+        tensors: in order.
+        limit: most bytes of the header.
+        refs: where the tensors lie that do not follow inline, by name.
 
     Raises:
         DaemonError: ``request-invalid`` if the header outgrows the limit; ``tensor-invalid`` if a tensor's data and
@@ -311,7 +353,7 @@ def encode_frame(
     if tensors:
         if len(tensors) > SEGMENTS_MAX:
             raise DaemonError("tensor-invalid", f"{len(tensors)} tensors in one message, {SEGMENTS_MAX} fit")
-        record = {**header, "segments": [_announcement(tensor) for tensor in tensors]}
+        record = {**header, "segments": [_announcement(tensor, refs.get(tensor.name)) for tensor in tensors]}
     raw = _encode(record).encode()
     if len(raw) > limit:
         raise DaemonError(
@@ -322,20 +364,20 @@ def encode_frame(
     prefixed = memoryview(len(raw).to_bytes(LENGTH_BYTES, "big") + raw)
     if not tensors:
         return [prefixed]
-    return [prefixed, *(tensor.data.cast("B") for tensor in tensors if tensor.nbytes)]
+    return [prefixed, *(tensor.data.cast("B") for tensor in tensors if tensor.nbytes and tensor.name not in refs)]
 
 
-def _announcement(tensor: WireTensor) -> dict[str, Any]:
+def _announcement(tensor: WireTensor, ref: Ref | None) -> dict[str, Any]:
     if tensor.dtype not in ITEM_BYTES or tensor.nbytes != tensor_bytes(tensor.dtype, tensor.shape):
         raise DaemonError(
             "tensor-invalid",
             f"{tensor.name}: {tensor.nbytes} bytes are no {tensor.dtype} {list(tensor.shape)}",
         )
-    return Segment(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes).announce()
+    return Segment(tensor.name, tensor.dtype, tensor.shape, tensor.nbytes, ref).announce()
 
 
-def tensors_in(segments: Sequence[Segment], payload: memoryview) -> dict[str, WireTensor]:
-    """Cut a received payload into its tensors, by name, without copying."""
+def tensors_in(segments: Iterable[Segment], payload: memoryview) -> dict[str, WireTensor]:
+    """Cut the received bytes of inline segments into their tensors, by name, without copying."""
     tensors: dict[str, WireTensor] = {}
     offset = 0
     for segment in segments:

@@ -13,6 +13,7 @@ from luna_daemon.fields import decode_body, plain
 from luna_daemon.link import Link, error_from
 from luna_daemon.protocol import COMMANDS, Did, Timing
 from luna_daemon.stream import ConnectionLostError
+from luna_daemon.transport import SHM_FROM_BYTES
 from luna_engine.errors import DaemonError, DaemonUnreachableError
 
 if TYPE_CHECKING:
@@ -42,13 +43,24 @@ class Reply:
 class KeptConnection:
     """One address and the connection to it. Thread-safe."""
 
-    def __init__(self, host: str, port: int, *, timeout_s: float, transport: str, name: str) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        timeout_s: float,
+        transport: str,
+        name: str,
+        shm_from_bytes: int = SHM_FROM_BYTES,
+    ) -> None:
         self.host = host
         self.port = port
         self.timeout_s = timeout_s
         self.name = name
         self.request_timeout_s = address.request_timeout()
         self._transport = transport
+        self._shm_from_bytes = shm_from_bytes
+        self._shm_fault: str | None = None
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._is_closed = False
@@ -77,6 +89,16 @@ class KeptConnection:
         """The run of the daemon that the current connection leads to; it differs after a restart."""
         return self.welcome.generation
 
+    @property
+    def transport(self) -> str:
+        """How large tensors cross on the current connection: ``inline``, or ``shm`` once that is open."""
+        return self._usable_link().transport_name
+
+    @property
+    def transport_reason(self) -> str | None:
+        """Why large tensors go inline, None if they do not."""
+        return self._usable_link().transport_reason
+
     def call(
         self,
         command: str,
@@ -101,6 +123,10 @@ class KeptConnection:
         except ConnectionLostError as lost:
             if not row.repeatable or self._is_closed:
                 raise self._unreachable(lost) from lost
+        except DaemonError as error:
+            if error.code != "transport-failed" or not row.repeatable:
+                raise
+            self._do_without_shared(error)
         self._reconnect(poll)
         try:
             return self._exchange(row.name, header, tensors, seconds, poll)
@@ -116,6 +142,8 @@ class KeptConnection:
         poll: Callable[[], None] | None,
     ) -> Reply:
         link = self._usable_link()
+        if COMMANDS[command].moves_tensors:
+            link.open_shared(poll)
         request, pending = link.start(header, tensors)
         try:
             is_answered = link.wait(pending, time.monotonic() + seconds + GRACE_S, poll)
@@ -128,6 +156,14 @@ class KeptConnection:
         if pending.error is not None:
             raise pending.error
         return _reply(command, cast("dict[str, Any]", pending.header), pending.tensors)
+
+    def _do_without_shared(self, error: DaemonError) -> None:
+        """Leave a connection whose shared memory went wrong; the next ones are made without."""
+        with self._lock:
+            link, self._link = self._link, None
+            self._shm_fault = error.message
+        if link is not None:
+            link.close()
 
     def _give_up(self, link: Link, request: int) -> None:
         link.forget(request)
@@ -151,7 +187,13 @@ class KeptConnection:
     def _open(self) -> Link:
         where = address.find(self.host, self.port, self._transport)
         try:
-            return Link(where, self.name, self.timeout_s)
+            return Link(
+                where,
+                self.name,
+                self.timeout_s,
+                shm_from_bytes=self._shm_from_bytes,
+                shm_fault=self._shm_fault,
+            )
         except (OSError, ConnectionLostError) as error:
             raise self._unreachable(error) from error
 

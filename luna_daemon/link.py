@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 import luna_engine
 from luna_daemon import auth, frames
 from luna_daemon.fields import decode_body, plain
-from luna_daemon.messages import Auth, Challenge, ClientInfo, Hello, Welcome
+from luna_daemon.messages import Auth, Challenge, ClientInfo, Hello, OpenShm, ShmOpened, TensorOffer, Welcome
+from luna_daemon.platform import sealed_memory
+from luna_daemon.shared_memory import SharedMemory
 from luna_daemon.stream import ConnectionLostError, FrameReader, send_all, set_receive_slice, wait_readable, widen
-from luna_daemon.transport import InlineTransport
+from luna_daemon.transport import ALL_INLINE, OVER_TCP, SHM_FROM_BYTES, Carrier
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Sequence
 
     from luna_daemon.frames import WireTensor
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 HANDSHAKE_SECONDS = 2.0
 SLICE_SECONDS = 0.1
 SEND_STALL_SECONDS = 30.0
+OPEN_SECONDS = 2.0
+NOT_NEEDED = "nothing large was sent yet"
+NOT_OFFERED = "this daemon does not offer it"
+RELEASED_MAX = 1024  # per frame; more wait for the next
 _PAYLOAD_MAX = frames.Limits().payload_out_bytes
 
 
@@ -51,6 +58,7 @@ class Pending:
     header: dict[str, Any] | None = None
     tensors: dict[str, WireTensor] = field(default_factory=dict)
     error: DaemonError | None = None
+    descriptors: list[int] = field(default_factory=list)
 
     @property
     def is_done(self) -> bool:
@@ -61,8 +69,23 @@ class Pending:
 class Link:
     """An authenticated connection."""
 
-    def __init__(self, address: Address, client_name: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        address: Address,
+        client_name: str,
+        timeout_s: float,
+        *,
+        shm_from_bytes: int = SHM_FROM_BYTES,
+        shm_fault: str | None = None,
+    ) -> None:
         """Connect and shake hands.
+
+        Args:
+            address: where.
+            client_name: what the daemon shows.
+            timeout_s: for connecting.
+            shm_from_bytes: tensors of this size and more take shared memory where there is any.
+            shm_fault: why shared memory is not to be tried.
 
         Raises:
             OSError: nobody listens there.
@@ -72,7 +95,12 @@ class Link:
         self.pid = os.getpid()
         self._socket = _connect(address, timeout_s)
         self._reader = FrameReader(self._socket, frames.Limits())
-        self._transport = InlineTransport()
+        self._carrier = Carrier(reason=shm_fault or NOT_NEEDED)
+        self._shm_from_bytes = shm_from_bytes
+        self._opening = threading.Lock()
+        self._is_settled = shm_fault is not None
+        self._placed: dict[int, list[int]] = {}
+        self._released: list[int] = []
         self._sending = threading.Lock()
         self._lock = threading.Lock()
         self._turn = threading.Condition(self._lock)
@@ -96,7 +124,8 @@ class Link:
         deadline = time.monotonic() + seconds
         nonce = auth.new_nonce()
         who = ClientInfo(client_name, luna_engine.__version__, os.getpid())
-        body = self._handshake_call("hello", plain(Hello(nonce=nonce, client=who)), deadline)
+        offer = TensorOffer(shm=sealed_memory.missing() is None)
+        body = self._handshake_call("hello", plain(Hello(nonce=nonce, client=who, tensors=offer)), deadline)
         if self.address.path is None:
             challenge = decode_body(Challenge, body, strict=False)
             token = auth.read_token()
@@ -132,22 +161,109 @@ class Link:
             DaemonError: ``tensor-invalid`` or ``request-invalid``; nothing was sent.
         """
         pending = Pending()
+        placed = self._carrier.place(tensors) if tensors else ALL_INLINE
+        released: list[int] = []
         with self._lock:
             if self._lost is not None:
                 raise ConnectionLostError(self._lost.message)
             request = next(self._ids)
             self._pending[request] = pending
+            if placed.refs:
+                self._placed[request] = placed.offsets
+            if self._released:
+                released = self._released[:RELEASED_MAX]
+                del self._released[:RELEASED_MAX]
+        whole = {"id": request, **header}
+        if released:
+            whole["released"] = released
         try:
-            buffers = frames.encode_frame({"id": request, **header}, tensors)
+            buffers = frames.encode_frame(whole, tensors, refs=placed.refs)
             with self._sending:
                 send_all(self._socket, buffers, SEND_STALL_SECONDS)
         except ConnectionLostError as error:
             self._fail(error)
             raise
         except DaemonError:
-            self.forget(request)
+            self._unsend(request, released)
             raise
         return request, pending
+
+    def _unsend(self, request: int, released: list[int]) -> None:
+        """Undo the book-keeping of a request that was not sent."""
+        with self._lock:
+            self._pending.pop(request, None)
+            self._released += released
+            self._carrier.free(self._placed.pop(request, ()))
+
+    @property
+    def transport_name(self) -> str:
+        """The best way that tensors have on this connection now."""
+        return self._carrier.name
+
+    @property
+    def transport_reason(self) -> str | None:
+        """Why there is no better way than inline, None if there is one."""
+        return None if self._carrier.shared is not None else self._carrier.reason
+
+    @property
+    def sent_by_way(self) -> Counter[str]:
+        """How many tensors were sent by which way, and as ``full`` those that found no room in shared memory."""
+        return self._carrier.counts
+
+    def open_shared(self, poll: Callable[[], None] | None = None) -> None:
+        """Open shared memory, once; while one thread does it, and where it cannot be, tensors go inline.
+
+        Raises:
+            ConnectionLostError: the connection went down meanwhile.
+        """
+        if self._is_settled or not self._opening.acquire(blocking=False):
+            return
+        try:
+            self._carrier.reason = self._open_shared(poll)
+            self._is_settled = True
+        finally:
+            self._opening.release()
+
+    def _open_shared(self, poll: Callable[[], None] | None) -> str:
+        """Open shared memory; return the reason if that failed."""
+        why_not = OVER_TCP if self.address.path is None else self.welcome.transports.get("shm", NOT_OFFERED)
+        if why_not != "ok":
+            return why_not
+        self._expect_descriptors()
+        try:
+            pending = self._ask_for_shared(poll)
+        finally:
+            self._reader.takes_descriptors = False
+        if pending is None:
+            return f"the daemon did not open it within {OPEN_SECONDS:g} s"
+        if pending.error is not None:
+            raise ConnectionLostError(pending.error.message)
+        try:
+            self._carrier.open(_attach(pending), self._reader, self._shm_from_bytes)
+        except DaemonError as error:
+            return error.message
+        return ""
+
+    def _ask_for_shared(self, poll: Callable[[], None] | None) -> Pending | None:
+        request, pending = self.start({"cmd": "open_shm", "body": plain(OpenShm(from_bytes=self._shm_from_bytes))}, ())
+        try:
+            if self.wait(pending, time.monotonic() + OPEN_SECONDS, poll):
+                return pending
+        except BaseException:
+            self.forget(request)
+            raise
+        self.forget(request)
+        return None
+
+    def _expect_descriptors(self) -> None:
+        """Let whoever reads next take descriptors; who reads now would drop them."""
+        with self._lock:
+            self._waiting += 1
+            try:
+                self._turn.wait_for(lambda: not self._is_reading)
+            finally:
+                self._waiting -= 1
+            self._reader.takes_descriptors = True
 
     def forget(self, request: int) -> None:
         """Stop waiting for a request; its late reply is dropped."""
@@ -212,10 +328,16 @@ class Link:
             self._reader.skip(announced.payload_bytes)  # a reply given up, a part, an event
             if header.get("ok") is False and request is None:
                 raise error_from(header.get("error"))  # the daemon closes the connection, and says why
-            return
-        tensors = self._transport.receive(self._reader, announced) if announced.segments else {}
+        tensors = self._carrier.receive(self._reader, announced) if pending is not None else {}
         with self._lock:
+            self._released += (segment.ref.offset for segment in announced.segments if segment.ref is not None)
+            if self._placed and "ok" in header:
+                self._carrier.free(self._placed.pop(request, ()))  # type: ignore[arg-type]  # None is no key
+            if pending is None:
+                self._reader.close_descriptors()
+                return
             self._pending.pop(request, None)  # type: ignore[arg-type]  # it is an int where pending was found
+            pending.descriptors, self._reader.descriptors = self._reader.descriptors, []
             pending.tensors = tensors
             pending.header = header
 
@@ -227,6 +349,7 @@ class Link:
                 pending.error = self._lost
             self._pending.clear()
             self._turn.notify_all()
+        self._carrier.close("the connection is lost")
         self._socket.close()
 
     def close(self) -> None:
@@ -258,6 +381,19 @@ def _connect(address: Address, timeout_s: float) -> socket.socket:
     widen(connection)
     set_receive_slice(connection, SLICE_SECONDS)
     return connection
+
+
+def _attach(pending: Pending) -> SharedMemory:
+    """Map what came with the reply to open_shm."""
+    header = pending.header or {}
+    try:
+        if header.get("ok") is not True:
+            raise error_from(header.get("error"))
+        opened = decode_body(ShmOpened, header.get("body"), strict=False)
+        return SharedMemory.attach(opened.generation, pending.descriptors, opened.up_bytes, opened.down_bytes)
+    finally:
+        for descriptor in pending.descriptors:
+            os.close(descriptor)
 
 
 def error_from(record: object) -> DaemonError:

@@ -1,9 +1,11 @@
-"""Bodies of the control commands: hello, auth, ping, status, cancel, shutdown."""
+"""Bodies of the control commands: hello, auth, ping, status, cancel, shutdown, open_shm."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from luna_daemon.frames import MIB
 
 if TYPE_CHECKING:
     from luna_daemon.fields import Fields
@@ -271,6 +273,42 @@ class ShutdownReply:
     def decode(cls, fields: Fields) -> ShutdownReply:
         """Read all fields."""
         return cls(accepted=fields.boolean("accepted"))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenShm:
+    """Ask for shared memory of this connection: bytes each way, and the size from which the daemon shall use it."""
+
+    up_bytes: int = 64 * MIB
+    down_bytes: int = 64 * MIB
+    from_bytes: int = 256 * 1024
+
+    @classmethod
+    def decode(cls, fields: Fields) -> OpenShm:
+        """Read all fields."""
+        return cls(
+            up_bytes=fields.integer("up_bytes", 64 * MIB, 4096),
+            down_bytes=fields.integer("down_bytes", 64 * MIB, 4096),
+            from_bytes=fields.integer("from_bytes", 256 * 1024, 1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ShmOpened:
+    """Two descriptors come with this reply: memory for what the client sends, and for what the daemon sends."""
+
+    generation: int
+    up_bytes: int
+    down_bytes: int
+
+    @classmethod
+    def decode(cls, fields: Fields) -> ShmOpened:
+        """Read all fields."""
+        return cls(
+            generation=fields.integer("generation"),
+            up_bytes=fields.integer("up_bytes"),
+            down_bytes=fields.integer("down_bytes"),
+        )
 
 
 @dataclass(frozen=True, slots=True)

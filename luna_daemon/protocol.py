@@ -41,8 +41,10 @@ from luna_daemon.messages import (
     Did,
     Downgrade,
     Hello,
+    OpenShm,
     Ping,
     Pong,
+    ShmOpened,
     Shutdown,
     ShutdownReply,
     TensorOffer,
@@ -127,6 +129,7 @@ __all__ = [
     "LoraUse",
     "ModelFacts",
     "ModelList",
+    "OpenShm",
     "Part",
     "PartStatus",
     "Ping",
@@ -137,6 +140,7 @@ __all__ = [
     "SegmentRule",
     "SetRow",
     "SetStatus",
+    "ShmOpened",
     "Shutdown",
     "ShutdownReply",
     "StatusRequest",
@@ -207,6 +211,11 @@ class Command:
     repeatable: bool = True
 
     @property
+    def moves_tensors(self) -> bool:
+        """Tell whether requests or replies may be large, so that opening a transport is worth it."""
+        return self.lane is Lane.DEVICE or bool(self.takes)
+
+    @property
     def all_errors(self) -> frozenset[str]:
         """Return every code this command may answer besides those that close the connection."""
         lane = LANE_ERRORS | {"daemon-loading"} if self.lane is not Lane.NOW else frozenset()
@@ -240,6 +249,15 @@ _ROWS = (
     _row("ping", Ping, Pong, Lane.NOW, "Sign of life."),
     _row("status", StatusRequest, DaemonStatus, Lane.NOW, "What the daemon is, holds and does.", reply_as_json=True),
     _row("cancel", Cancel, Cancelled, Lane.NOW, "Give up one request of this connection.", repeatable=False),
+    _row(
+        "open_shm",
+        OpenShm,
+        ShmOpened,
+        Lane.NOW,
+        "Shared memory for this connection; its descriptors come with the reply.",
+        "transport-failed",
+        repeatable=False,
+    ),
     _row("shutdown", Shutdown, ShutdownReply, Lane.NOW, "Finish what is queued, close, exit 0.", repeatable=False),
     _row(
         "list_models", ListModels, ModelList, Lane.NOW, "Loaded sets and the files under the roots.", reply_as_json=True

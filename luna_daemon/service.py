@@ -30,7 +30,9 @@ from luna_daemon.messages import (
 from luna_daemon.protocol import COMMANDS, Lane
 from luna_daemon.runtime.executor import Executor, internal_error
 from luna_daemon.runtime.queue import RUNNING, Admission
+from luna_daemon.shared_memory import SharedMemoryBudget
 from luna_daemon.status_messages import (
+    CacheStatus,
     ClientStatus,
     DaemonStatus,
     DeviceStatus,
@@ -78,6 +80,7 @@ class DaemonService:
         self.limits = limits or Limits()
         self.generation = secrets.token_hex(8)
         self.admission = Admission(self.limits)
+        self.shared_memory = SharedMemoryBudget(self.limits.shm_connection_bytes, self.limits.shm_total_bytes)
         self.addresses: tuple[str, ...] = ()
         self._engine = engine
         self._engine_turn = threading.Lock()  # the seam's promise: one model method at a time, whichever the lane
@@ -278,10 +281,17 @@ class DaemonService:
         return dataclasses.replace(
             status,
             sets=snapshot.sets,
-            caches=snapshot.caches,
+            caches={**snapshot.caches, "shm": self._shared_memory_status()},
             clients=tuple(self._client_status(one) for one in self._open_connections()),
             downgrades=snapshot.downgrades,
         )
+
+    def _shared_memory_status(self) -> CacheStatus:
+        """Return what is mapped; hits are tensors sent that way, misses those that found no room."""
+        counts = [one.sent_by_way for one in self._open_connections()]
+        budget = self.shared_memory
+        hits, misses = (sum(count[way] for count in counts) for way in ("shm", "full"))
+        return CacheStatus(budget.used_bytes, budget.total_bytes, budget.connections, hits, misses)
 
     @staticmethod
     def _lane_status(executor: Executor) -> LaneStatus:
@@ -293,8 +303,8 @@ class DaemonService:
         in_flight = self.admission.of(connection)
         return ClientStatus(connection.name, connection.pid, connection.transport_name, in_flight, connection.requests)
 
-    def welcome(self) -> Welcome:
-        """Return what a new connection is told."""
+    def welcome(self, *, is_local: bool) -> Welcome:
+        """Return what a new connection is told; a local one came through the Unix socket."""
         snapshot = self._engine.snapshot()
         return Welcome(
             protocol=PROTOCOL,
@@ -308,7 +318,7 @@ class DaemonService:
             commands=tuple(COMMANDS),
             sets=tuple(row.set for row in snapshot.sets[:100]),
             limits=dataclasses.asdict(self.limits),
-            transports=transport.offered(),
+            transports=transport.offered(is_local=is_local),
         )
 
     # connections

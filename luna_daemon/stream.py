@@ -7,6 +7,7 @@ one connection do not disturb each other's timeouts.
 from __future__ import annotations
 
 import collections
+import os
 import select
 import socket
 import struct
@@ -19,6 +20,7 @@ from luna_daemon.frames import (
     HEADER_BYTES_MAX,
     LENGTH_BYTES,
     MIB,
+    ONLY_INLINE,
     Limits,
     Segment,
     broken,
@@ -37,6 +39,9 @@ FRAME_BYTES_PER_SECOND = 16 * MIB
 STALLED_READER_SECONDS = 30.0
 VECTOR_MAX = 512
 SEND_BUFFER_BYTES = MIB  # the conditioning of a prompt goes to the kernel in one call
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+DESCRIPTORS_MAX = 2
+_INTEGER = struct.Struct("i")
 _DONT_WAIT = getattr(socket, "MSG_DONTWAIT", 0)
 _SEND_FLAGS = _DONT_WAIT | getattr(socket, "MSG_NOSIGNAL", 0)
 
@@ -57,7 +62,12 @@ class Announced:
 
     @property
     def payload_bytes(self) -> int:
-        """Return the bytes of all segments."""
+        """Return the bytes that follow inline."""
+        return sum(segment.nbytes for segment in self.segments if segment.ref is None) if self.segments else 0
+
+    @property
+    def tensor_bytes(self) -> int:
+        """Return the bytes of all segments, however they travel."""
         return sum(segment.nbytes for segment in self.segments) if self.segments else 0
 
 
@@ -88,7 +98,12 @@ def wait_writable(connection: socket.socket, seconds: float) -> bool:
 
 
 class FrameReader:
-    """Reads frames from one socket; used by one thread at a time."""
+    """Reads frames from one socket; used by one thread at a time.
+
+    Attributes:
+        vias: the transports whose segments are taken.
+        takes_descriptors: whether file descriptors may come with the next frames; they are kept in ``descriptors``.
+    """
 
     def __init__(self, connection: socket.socket, limits: Limits) -> None:
         self._connection = connection
@@ -97,6 +112,9 @@ class FrameReader:
         self._start = 0
         self._end = 0
         self._deadline = 0.0
+        self.vias = ONLY_INLINE
+        self.takes_descriptors = False
+        self.descriptors: list[int] = []
 
     @property
     def has_bytes(self) -> bool:
@@ -127,7 +145,7 @@ class FrameReader:
         header = decode_header(self._buffer[begin : begin + length])
         self._start = begin + length
         limit = self._limits.payload_in_bytes if payload_limit is None else payload_limit
-        return Announced(header, decode_segments(header, limit))
+        return Announced(header, decode_segments(header, limit, self.vias))
 
     def payload(self, into: memoryview) -> None:
         """Read the announced payload into a buffer of its size.
@@ -165,11 +183,28 @@ class FrameReader:
             ConnectionLostError: end of file.
         """
         self._start = self._end = 0
+        receive = self._receive_with_descriptors if self.takes_descriptors else self._connection.recv_into
         try:
-            self._end = _received(self._connection.recv_into, self._buffer)
+            self._end = _received(receive, self._buffer)
         except BlockingIOError:
             return False
         return True
+
+    def _receive_with_descriptors(self, view: memoryview, flags: int = 0) -> int:
+        """Receive bytes and what descriptors come with them; a plain receive would drop those."""
+        space = socket.CMSG_SPACE(DESCRIPTORS_MAX * _INTEGER.size)
+        count, ancillary, _, _ = self._connection.recvmsg_into([view], space, flags | _CLOSE_ON_EXEC)
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                whole = len(data) - len(data) % _INTEGER.size
+                self.descriptors += (number for (number,) in _INTEGER.iter_unpack(data[:whole]))
+        return count
+
+    def close_descriptors(self) -> None:
+        """Close the descriptors that came and nobody took."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
 
     def _receive(self) -> None:
         """Wait for the first bytes of a frame for as long as it takes."""
@@ -187,9 +222,11 @@ class FrameReader:
                 pass
         if not wait_readable(self._connection, left):
             raise ConnectionLostError("the other side stopped in the middle of a message")
-        return _received(self._connection.recv_into, view)
+        return _received(self._receive_with_descriptors if self.takes_descriptors else self._connection.recv_into, view)
 
     def _receive_now(self, view: memoryview) -> int:
+        if self.takes_descriptors:
+            return self._receive_with_descriptors(view, _DONT_WAIT)
         return self._connection.recv_into(view, 0, _DONT_WAIT)
 
 
@@ -225,21 +262,50 @@ class FrameWriter:
     def send(self, buffers: Sequence[memoryview]) -> None:
         """Send one frame, now or through the writer thread. A closed connection drops it silently."""
         with self._lock:
-            if self._closed:
+            if not self._closed:
+                self._send(list(buffers))
+
+    def _send(self, left: list[memoryview]) -> None:
+        if not self._backlog:
+            try:
+                left = _push(self._connection, left)
+            except OSError:
+                self._closed = True
+                self._on_lost()
                 return
-            left: list[memoryview] = list(buffers)
-            if not self._backlog:
-                try:
-                    left = _push(self._connection, left)
-                except OSError:
-                    self._closed = True
-                    self._on_lost()
-                    return
-            if left:
-                self._backlog.extend(left)
-                self._unsent_bytes += sum(buffer.nbytes for buffer in left)
-                self._start_thread()
-                self._wake.notify()
+        if left:
+            self._backlog.extend(left)
+            self._unsent_bytes += sum(buffer.nbytes for buffer in left)
+            self._start_thread()
+            self._wake.notify()
+
+    def send_with_descriptors(self, buffers: Sequence[memoryview], descriptors: Sequence[int]) -> None:
+        """Send one frame with open files, after everything before it. A closed connection drops it silently."""
+        packed = b"".join(_INTEGER.pack(descriptor) for descriptor in descriptors)
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)]
+        while not self._has_sent(b"".join(buffers), rights):
+            self.wait_below(0)
+            if not wait_writable(self._connection, STALLED_READER_SECONDS):
+                self._on_lost()
+                return
+
+    def _has_sent(self, frame: bytes, rights: list[tuple[int, int, bytes]]) -> bool:
+        """Send the first bytes of a frame together with its open files; False if the kernel takes none now."""
+        with self._lock:
+            if self._closed:
+                return True
+            if self._backlog:
+                return False
+            try:
+                sent = self._connection.sendmsg([frame], rights, _SEND_FLAGS)
+            except BlockingIOError:
+                return False
+            except OSError:
+                self._closed = True
+                self._on_lost()
+                return True
+            self._send([memoryview(frame)[sent:]] if sent < len(frame) else [])
+            return True
 
     def wait_below(self, nbytes: int) -> None:
         """Wait while more than that is unsent, so that who does not read its replies cannot ask for more."""

@@ -31,6 +31,7 @@ class Job:
         client: whose turn it takes.
         deadline: in the time of `time.monotonic`.
         finish: called exactly once, with the engine's answer or the error.
+        via: how the tensors came.
     """
 
     client: Hashable
@@ -47,6 +48,7 @@ class Job:
     state: str = QUEUED
     is_cancelled: bool = False
     nbytes: int = 0
+    via: str = "inline"
 
     def check(self) -> None:
         """Raise if the client gave up or the deadline has passed; models call this between steps.

@@ -47,6 +47,7 @@ def request(name: str, error: str = "") -> tuple[Any, list[p.WireTensor]]:
         "status": (p.StatusRequest(), []),
         "cancel": (p.Cancel(77), []),
         "shutdown": (p.Shutdown(), []),
+        "open_shm": (p.OpenShm(), []),
         "list_models": (p.ListModels(), []),
     }[name]
 

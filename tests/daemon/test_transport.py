@@ -1,4 +1,4 @@
-"""Inline transport: received memory is used again only when nobody can see it any more."""
+"""What a connection receives: its memory is used again only when nobody can see it any more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from luna_daemon import frames
 from luna_daemon.frames import Limits, WireTensor
 from luna_daemon.stream import ConnectionLostError, FrameReader, FrameWriter, send_all
-from luna_daemon.transport import InlineTransport
+from luna_daemon.transport import Carrier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,16 +24,14 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, other
 
 
-def exchange(
-    pair: tuple[socket.socket, socket.socket], transport: InlineTransport, data: bytes
-) -> dict[str, WireTensor]:
+def exchange(pair: tuple[socket.socket, socket.socket], transport: Carrier, data: bytes) -> dict[str, WireTensor]:
     send_all(pair[0], frames.encode_frame({"id": 1}, [WireTensor.of_bytes("t", data)]), 1.0)
     reader = FrameReader(pair[1], Limits())
     return transport.receive(reader, reader.announced())
 
 
 def test_a_released_buffer_is_used_again(pair: tuple[socket.socket, socket.socket]) -> None:
-    transport = InlineTransport(is_reusing=True)
+    transport = Carrier(is_reusing=True)
     first = exchange(pair, transport, b"a" * 1000)
     owner = first["t"].data.obj
     transport.release(first)
@@ -43,7 +41,7 @@ def test_a_released_buffer_is_used_again(pair: tuple[socket.socket, socket.socke
 
 
 def test_a_released_tensor_cannot_be_read_by_mistake(pair: tuple[socket.socket, socket.socket]) -> None:
-    transport = InlineTransport(is_reusing=True)
+    transport = Carrier(is_reusing=True)
     tensors = exchange(pair, transport, b"a" * 10)
     transport.release(tensors)
     with pytest.raises(ValueError, match="released"):
@@ -51,7 +49,7 @@ def test_a_released_tensor_cannot_be_read_by_mistake(pair: tuple[socket.socket, 
 
 
 def test_memory_that_somebody_still_sees_is_left_alone(pair: tuple[socket.socket, socket.socket]) -> None:
-    transport = InlineTransport(is_reusing=True)
+    transport = Carrier(is_reusing=True)
     first = exchange(pair, transport, b"a" * 1000)
     kept = first["t"].data[10:20]
     transport.release(first)
@@ -60,7 +58,7 @@ def test_memory_that_somebody_still_sees_is_left_alone(pair: tuple[socket.socket
 
 
 def test_a_client_s_tensors_are_its_own(pair: tuple[socket.socket, socket.socket]) -> None:
-    transport = InlineTransport()
+    transport = Carrier()
     first = exchange(pair, transport, b"a" * 100)
     transport.release(first)
     assert bytes(first["t"].data) == b"a" * 100
@@ -73,7 +71,7 @@ def test_a_writer_keeps_the_order_of_frames_when_the_reader_is_slow(pair: tuple[
         tensor = WireTensor.of_bytes("t", bytes([index]) * 100_000)
         writer.send(frames.encode_frame({"id": index}, [tensor]))
     reader = FrameReader(pair[1], Limits())
-    transport = InlineTransport()
+    transport = Carrier()
     for index in range(40):
         announced = reader.announced()
         assert announced.header["id"] == index
@@ -99,7 +97,7 @@ def test_a_sender_too_slow_for_its_payload_is_dropped(
     pair[0].sendall(buffers[0])
     announced = reader.announced(frame_s=0.05)
     with pytest.raises(ConnectionLostError):
-        InlineTransport().receive(reader, announced)
+        Carrier().receive(reader, announced)
 
 
 def test_whoever_does_not_read_its_replies_cannot_ask_for_more(pair: tuple[socket.socket, socket.socket]) -> None:
