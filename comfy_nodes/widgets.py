@@ -42,3 +42,13 @@ def seed(tooltip: str) -> Declaration:
 def socket(kind: str, tooltip: str) -> Declaration:
     """Declare an input that only a link can fill."""
     return kind, {"tooltip": tooltip}
+
+
+def number(tooltip: str, default: float, low: float, high: float, step: float) -> Declaration:
+    """Declare a decimal number on a grid, both ends included."""
+    return "FLOAT", {"default": default, "min": low, "max": high, "step": step, "round": 0.001, "tooltip": tooltip}
+
+
+def flag(tooltip: str, *, default: bool) -> Declaration:
+    """Declare a switch."""
+    return "BOOLEAN", {"default": default, "tooltip": tooltip}

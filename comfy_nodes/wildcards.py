@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_engine import paths
-from luna_engine.errors import InputFileError, LunaError, WildcardError
-from luna_engine.wildcards import Root, Severity, WildcardLibrary
+from luna_engine.errors import WildcardError
 
-from . import comfy
-from .access import require_readable
+from . import comfy, wildcard_library
 from .reports import status_text
-from .widgets import choice, seed, text
+from .widgets import choice, flag, integer, seed, text
+from .wildcard_library import directory_inputs, library_of, missing_input
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from luna_engine.wildcards import Diagnostic, Expansion
+    from luna_engine.wildcards import Batch, WildcardLibrary
 
 CATEGORY = "Luna/Wildcards"
 DEFAULT_TEMPLATE = "{characters}"
-YAML_KINDS = (".yaml", ".yml", ".json")
-TXT_KINDS = (".txt",)
+_PROGRESS_STEP = 50
 
 
 class LunaYAMLWildcard:
@@ -62,20 +53,11 @@ class LunaYAMLWildcard:
                 "seed": seed("Every value is a seed and reproduces the same prompt, 0 included."),
             },
             "optional": {
-                "yaml_directory": text(
-                    "Folder with .yaml and .json files, instead of ComfyUI's wildcards folders and the bundled library."
-                ),
-                "txt_wildcard_directory": text(
-                    "Folder with .txt files, instead of ComfyUI's wildcards folders and the bundled library."
-                ),
+                **directory_inputs(),
                 "negative_template": text(
                     "Template of the negative prompt; variables are shared with the prompt.", multiline=True
                 ),
-                "missing": choice(
-                    ("keep", "error", "drop"),
-                    "keep",
-                    "A reference that nobody defines: keep it as text, stop with an error, or leave it out.",
-                ),
+                **missing_input(),
             },
         }
 
@@ -89,14 +71,8 @@ class LunaYAMLWildcard:
         **_: Any,
     ) -> str:
         """Fingerprint the files that the templates reach; all files if a template comes over a link."""
-        try:
-            roots = _roots(comfy.current_host(), yaml_directory or "", txt_wildcard_directory or "")
-            if prompt_template is None or negative_template is None:
-                return _stamp(roots)
-            library = _library(roots)
-            return f"{library.fingerprint(prompt_template)} {library.fingerprint(negative_template)}"
-        except (LunaError, OSError) as error:
-            return f"unreadable: {error}"  # the run itself raises it with its code
+        templates = (prompt_template, negative_template)
+        return wildcard_library.fingerprint(templates, yaml_directory, txt_wildcard_directory)
 
     def expand(
         self,
@@ -108,109 +84,138 @@ class LunaYAMLWildcard:
         missing: str = "keep",
     ) -> dict[str, Any]:
         """Expand both templates in one draw."""
-        host = comfy.current_host()
-        library = _library(_roots(host, yaml_directory, txt_wildcard_directory))
-        expansion = _expand(library, {"": prompt_template, "negative": negative_template}, seed, missing)
-        _raise_on_syntax(expansion, prompt_template)
+        library = library_of(yaml_directory, txt_wildcard_directory)
+        templates = {"": prompt_template, "negative": negative_template}
+        expansion = wildcard_library.expand(library, templates, seed, missing)
         prompt, negative = expansion.parts[""], expansion.parts["negative"]
-        problems = [_line(found) for found in expansion.diagnostics if found.severity is not Severity.HINT]
-        for problem in problems:
-            host.notice(problem)
-        shown = [prompt, negative] if negative else [prompt]
+        problems = wildcard_library.tell_problems(comfy.current_host(), expansion.diagnostics)
+        report = status_text(wildcard_library.summary_of(expansion, seed), warnings=problems)
         choices = json.dumps(expansion.choices_json(), ensure_ascii=False)
+        shown = [prompt, negative] if negative else [prompt]
+        return {"ui": {"text": shown}, "result": (prompt, negative, choices, report)}
+
+
+class LunaYAMLWildcardBatch:
+    """Expand one template many times, as lists for the nodes behind it."""
+
+    DISPLAY_NAME = "Luna YAML Wildcard Batch"
+    DESCRIPTION = (
+        "Gives many prompts of one template as a list: the nodes behind it run once for each. Random draws with a "
+        "seed of their own each, or every combination in a fixed order."
+    )
+    SEARCH_ALIASES = ["dynamic prompt", "random prompt", "template"]
+    CATEGORY = CATEGORY
+    FUNCTION = "expand"
+    RETURN_TYPES = ("STRING", "INT", "STRING", "STRING")
+    RETURN_NAMES = ("prompts", "seeds", "choices", "report")
+    OUTPUT_IS_LIST = (True, True, True, False)
+    OUTPUT_TOOLTIPS = (
+        "The prompts, one after the other.",
+        "The seed of each prompt, for Luna YAML Wildcard; in enumerate mode the number of the combination.",
+        "For each prompt a JSON list of what was picked.",
+        "One summary line, then a line for each problem.",
+    )
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        """Declare template, number and how to draw."""
         return {
-            "ui": {"text": shown},
-            "result": (prompt, negative, choices, _report(expansion, seed, problems)),
+            "required": {
+                "prompt_template": text(
+                    "The template. Text outside braces stays as written, line breaks included.",
+                    DEFAULT_TEMPLATE,
+                    multiline=True,
+                ),
+                "count": integer("How many prompts.", 10, 1, 1000),
+                "seed": seed("The base seed. Neighbouring base seeds share no prompt but by chance."),
+            },
+            "optional": {
+                **directory_inputs(),
+                "unique_only": flag(
+                    "Only distinct prompts: repeats are drawn again until it is enough.", default=True
+                ),
+                "mode": choice(
+                    ("random", "enumerate"),
+                    "random",
+                    "random: each prompt has a seed of its own. enumerate: every combination in a fixed order.",
+                ),
+                "start_index": integer("Number of the first prompt or combination, from 0.", 0, 0, 2**53 - 1),
+                "exhausted": choice(
+                    ("error", "fewer"),
+                    "error",
+                    "Fewer prompts exist than were asked for: stop with an error, or give those there are.",
+                ),
+                **missing_input(),
+            },
+        }
+
+    @classmethod
+    def IS_CHANGED(
+        cls,
+        prompt_template: str | None = None,
+        yaml_directory: str | None = "",
+        txt_wildcard_directory: str | None = "",
+        **_: Any,
+    ) -> str:
+        """Fingerprint the files that the template reaches; all files if it comes over a link."""
+        return wildcard_library.fingerprint((prompt_template,), yaml_directory, txt_wildcard_directory)
+
+    def expand(
+        self,
+        prompt_template: str,
+        count: int,
+        seed: int,
+        yaml_directory: str = "",
+        txt_wildcard_directory: str = "",
+        unique_only: bool = True,  # noqa: FBT001, FBT002 - ComfyUI passes widgets by name
+        mode: str = "random",
+        start_index: int = 0,
+        exhausted: str = "error",
+        missing: str = "keep",
+    ) -> dict[str, Any]:
+        """Draw or enumerate."""
+        host = comfy.current_host()
+        library = library_of(yaml_directory, txt_wildcard_directory)
+        batch = _drawn(host, library, prompt_template, count, seed, unique=unique_only, mode=mode, start=start_index,
+                       missing=missing)  # fmt: skip
+        wildcard_library.raise_on_syntax((found for one in batch for found in one.diagnostics), (prompt_template,))
+        for found in batch.diagnostics:
+            if exhausted == "error":
+                raise WildcardError(found.code, found.message, "ask for fewer, or set exhausted to fewer")
+        problems = wildcard_library.tell_problems(
+            host, [*batch.diagnostics, *(found for one in batch for found in one.diagnostics)]
+        )
+        seeds = [one.index if mode == "enumerate" else one.seed for one in batch]
+        choices = [json.dumps(one.choices_json(), ensure_ascii=False) for one in batch]
+        summary = f"{len(batch)} of {count} prompts, {len({one.text for one in batch})} distinct, base seed {seed}"
+        report = status_text(summary, warnings=problems)
+        return {
+            "ui": {"text": [one.text for one in batch]},
+            "result": ([one.text for one in batch], seeds, choices, report),
         }
 
 
-def _roots(host: comfy.ComfyHost, yaml_directory: str, txt_directory: str) -> tuple[Root, ...]:
-    """Return the roots, earlier ones first: a given folder replaces the usual ones for its kind of file."""
-    usual = (*host.wildcard_folders(), paths.bundled("wildcards"))
-    roots: list[Root] = []
-    for given, kinds in ((yaml_directory, YAML_KINDS), (txt_directory, TXT_KINDS)):
-        folders = (_folder(given, host),) if given.strip() else usual
-        roots.extend(Root(folder, kinds) for folder in folders)
-    if not yaml_directory.strip() and not txt_directory.strip():
-        return tuple(Root(folder) for folder in usual)
-    return tuple(roots)
+def _drawn(
+    host: comfy.ComfyHost, library: WildcardLibrary, template: str, count: int, seed: int, **options: Any
+) -> Batch:
+    """Draw a batch, with progress, until ComfyUI's cancel.
 
+    Raises:
+        WildcardError: ``wildcard-unresolved`` with ``missing="error"``.
+    """
+    progress = host.progress()
 
-def _folder(given: str, host: comfy.ComfyHost) -> Path:
-    folder = require_readable(Path(given.strip()), host)
-    if not folder.is_dir():
-        raise InputFileError("file-missing", f"{given} is no folder", "give the folder that holds the wildcard files")
-    return folder
+    def drawn(number: int) -> None:
+        if number % _PROGRESS_STEP == 0:
+            host.check_interrupt()
+            progress(min(number, count), count)
 
-
-_library_lock = threading.Lock()
-
-
-@functools.lru_cache(maxsize=8)
-def _loaded(roots: tuple[Root, ...]) -> WildcardLibrary:
-    return WildcardLibrary.load(roots)
-
-
-def _library(roots: tuple[Root, ...]) -> WildcardLibrary:
-    """Return the library of these roots as it is on disk now."""
-    with _library_lock:
-        library = _loaded(roots)
-        library.refresh()
-        return library
-
-
-def _expand(library: WildcardLibrary, templates: dict[str, str], seed: int, missing: str) -> Expansion:
     try:
-        return library.expand_parts(templates, seed, missing=missing)
+        batch = library.expand_many(template, count, seed, on_draw=drawn, **options)
     except WildcardError as error:
-        raise WildcardError(
-            "wildcard-unresolved", error.message, error.hint, file=error.file, line=error.line, column=error.column
-        ) from error
+        raise wildcard_library.unresolved(error) from error
+    progress(count, count)
+    return batch
 
 
-def _raise_on_syntax(expansion: Expansion, template: str) -> None:
-    for found in expansion.diagnostics:
-        if found.code == "syntax":
-            raise WildcardError(
-                "wildcard-syntax",
-                f"{found.message}{_caret(found, template)}",
-                found.hint,
-                file=found.file or "<template>",
-                line=found.line,
-                column=found.column,
-            )
-
-
-def _caret(found: Diagnostic, template: str) -> str:
-    """Return the template's line with a caret under the column, or nothing for a place in a file."""
-    lines = template.splitlines()
-    if found.file is not None or found.line is None or found.column is None or found.line > len(lines):
-        return ""
-    return f"\n  {lines[found.line - 1]}\n  {' ' * (found.column - 1)}^"
-
-
-def _line(found: Diagnostic) -> str:
-    """Return a diagnostic on one line, the hint included."""
-    place = ":".join(str(part) for part in (found.file or "<template>", found.line, found.column) if part is not None)
-    hint = f" ({found.hint})" if found.hint else ""
-    return f"{place}: {found.code}: {found.message}{hint}"
-
-
-def _report(expansion: Expansion, seed: int, problems: Iterable[str]) -> str:
-    files = {choice.file for choice in expansion.choices if choice.file}
-    summary = f"seed {seed}: {len(expansion.choices)} choices from {len(files)} files"
-    return status_text(summary, warnings=problems)
-
-
-def _stamp(roots: Iterable[Root]) -> str:
-    """Return a digest of names, sizes and times of all files of the roots."""
-    digest = hashlib.sha256()
-    for root in roots:
-        for path in sorted(Path(root.path).rglob("*")):
-            if path.suffix.lower() in root.kinds:
-                facts = path.stat()
-                digest.update(f"{path}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
-    return digest.hexdigest()
-
-
-NODES = (LunaYAMLWildcard,)
+NODES = (LunaYAMLWildcard, LunaYAMLWildcardBatch)

@@ -11,10 +11,12 @@ from luna_engine.wildcards.expansion import Batch
 from luna_engine.wildcards.seeds import batch_seed, below, decimal, mix, text_key
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from luna_engine.wildcards.expansion import Expansion
     from luna_engine.wildcards.library import WildcardLibrary
+
+    OnDraw = Callable[[int], None]
 
 MODES = ("random", "enumerate", "cycle")
 _WALKABLE = 100_000
@@ -60,6 +62,7 @@ def expand_many(
     unique: bool,
     mode: str,
     start: int,
+    on_draw: OnDraw | None = None,
     **options: Any,
 ) -> Batch:
     """See `WildcardLibrary.expand_many`."""
@@ -69,8 +72,8 @@ def expand_many(
         raise LunaError("value-range", "count and start must not be negative")
     parts = {"": template} if isinstance(template, str) else dict(template)
     if mode == "enumerate":
-        return _enumerated(library, parts, count, start, unique=unique, options=options)
-    batch = _Drawer(library, parts, seed, mode, options)
+        return _enumerated(library, parts, count, start, unique=unique, options={**options, "on_draw": on_draw})
+    batch = _Drawer(library, parts, seed, mode, options, on_draw)
     if not unique:
         return Batch(tuple(batch.draw(start + at) for at in range(count)))
     return batch.distinct(count, start)
@@ -96,7 +99,13 @@ def _enumerated(
 
 class _Drawer:
     def __init__(
-        self, library: WildcardLibrary, parts: dict[str, str], seed: int, mode: str, options: dict[str, Any]
+        self,
+        library: WildcardLibrary,
+        parts: dict[str, str],
+        seed: int,
+        mode: str,
+        options: dict[str, Any],
+        on_draw: OnDraw | None,
     ) -> None:
         self.library = library
         self.snapshot = library.snapshot
@@ -104,8 +113,13 @@ class _Drawer:
         self.seed = seed
         self.mode = mode
         self.options = options
+        self.on_draw = on_draw
+        self.drawn = 0
 
     def draw(self, index: int) -> Expansion:
+        self.drawn += 1
+        if self.on_draw is not None:
+            self.on_draw(self.drawn)
         chooser = CycleChooser(index) if self.mode == "cycle" else None
         return self.library.expand_parts(
             self.parts,
@@ -150,7 +164,7 @@ class _Drawer:
     def walk(self, found: dict[tuple[str, ...], Expansion], count: int) -> Batch:
         """Add the combinations not seen yet, in an order shuffled by the seed."""
         left: dict[tuple[str, ...], Expansion] = {}
-        for result in self.library.enumerate(self.parts[""], _WALKABLE, **self.options):
+        for result in self.library.enumerate(self.parts[""], _WALKABLE, on_draw=self.on_draw, **self.options):
             key = tuple(result.parts.values())
             if key not in found:
                 left.setdefault(key, result)

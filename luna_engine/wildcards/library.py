@@ -222,13 +222,17 @@ class WildcardLibrary:
         *,
         mode: str = "random",
         start: int = 0,
+        on_draw: Callable[[int], None] | None = None,
         **options: Any,
     ) -> Batch:
         """Expand a template ``count`` times: result i equals ``expand(template, seeds[i], index=start + i)``.
 
         With ``unique`` the texts are distinct; if fewer exist than asked for, ``space-exhausted`` names their number.
+        ``on_draw`` is called with the number of draws so far, for progress; what it raises ends the batch.
         """
-        return batches.expand_many(self, template, count, seed, unique=unique, mode=mode, start=start, **options)
+        return batches.expand_many(
+            self, template, count, seed, unique=unique, mode=mode, start=start, on_draw=on_draw, **options
+        )
 
     def preview(self, template: str, count: int = 10, seed: int = 0, **options: Any) -> tuple[Expansion, ...]:
         """Return ``count`` samples over one snapshot, repeats included."""
@@ -291,9 +295,10 @@ class WildcardLibrary:
         start: int = 0,
         unique: bool = False,
         profile: Profile | str = Profile.NATIVE,
+        on_draw: Callable[[int], None] | None = None,
         **options: Any,
     ) -> Iterator[Expansion]:
-        """Yield every combination in odometer order, the last site fastest."""
+        """Yield every combination in odometer order, the last site fastest; ``on_draw`` as in `expand_many`."""
         chooser = ScriptedChooser()
         snapshot = self.snapshot
         seen: set[str] = set()
@@ -307,6 +312,8 @@ class WildcardLibrary:
                 given += 1
                 yield result
             at += 1
+            if on_draw is not None:
+                on_draw(at)
             if not chooser.advance():
                 return
 

@@ -11,6 +11,7 @@ from comfy_nodes import comfy
 from comfy_nodes.wildcards import LunaYAMLWildcard
 from luna_engine.errors import InputFileError, WildcardError
 from luna_engine.wildcards import WildcardLibrary
+from tests.nodes.hosts import FolderHost
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,24 +22,6 @@ boats:
   tall: [schooner, brig]
 views: ["a [boats.small] at dawn"]
 """
-
-
-class FolderHost(comfy.ComfyHost):
-    """ComfyUI with one wildcards folder, on loopback unless told otherwise."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.roots: tuple[Path, ...] | None = None
-        self.notices: list[str] = []
-
-    def wildcard_folders(self) -> tuple[Path, ...]:
-        return (self.folder,)
-
-    def readable_roots(self) -> tuple[Path, ...] | None:
-        return self.roots
-
-    def notice(self, message: str) -> None:
-        self.notices.append(message)
 
 
 @pytest.fixture
