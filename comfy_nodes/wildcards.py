@@ -131,9 +131,7 @@ class LunaYAMLWildcardBatch:
             },
             "optional": {
                 **directory_inputs(),
-                "unique_only": flag(
-                    "Only distinct prompts: repeats are drawn again until it is enough.", default=True
-                ),
+                "unique_only": flag("Only distinct prompts: repeats are drawn again until it is enough.", default=True),
                 "mode": choice(
                     ("random", "enumerate"),
                     "random",
