@@ -330,11 +330,31 @@ class Downgrade:
 
 
 @dataclass(frozen=True, slots=True)
+class LoraDid:
+    """How a LoRA was applied.
+
+    Attributes:
+        path: ``side`` (low-rank products beside the layers), ``merged`` or ``exact``.
+        unmatched: how many of its weights the set does not have.
+    """
+
+    hash: str
+    path: str
+    unmatched: int = 0
+
+    @classmethod
+    def decode(cls, fields: Fields) -> LoraDid:
+        """Read all fields."""
+        return cls(hash=fields.text("hash"), path=fields.text("path"), unmatched=fields.integer("unmatched", 0))
+
+
+@dataclass(frozen=True, slots=True)
 class Did:
     """What the daemon did for one request; travels beside the body of a reply.
 
     Attributes:
         place_before: where the set was when the request began: ``device``, ``host`` or ``disk``.
+        loras: of all prompts that were computed, each LoRA and path once.
         rows, requests: size of the batch it ran in.
         tiled: ``no``, ``asked`` or ``oom``.
         transport: ``in`` and ``out``: how tensors came and went; ``reason`` where that was not the best way.
@@ -344,6 +364,7 @@ class Did:
     backend: str | None = None
     set: str | None = None
     place_before: str | None = None
+    loras: tuple[LoraDid, ...] = ()
     rows: int | None = field(default=None, metadata={"wire": "batch.rows"})
     requests: int | None = field(default=None, metadata={"wire": "batch.requests"})
     cached: bool = False
@@ -361,6 +382,7 @@ class Did:
             backend=fields.text_or_none("backend"),
             set=fields.text_or_none("set"),
             place_before=fields.text_or_none("place_before"),
+            loras=fields.objects("loras", LoraDid.decode),
             rows=batch.get("rows"),
             requests=batch.get("requests"),
             cached=fields.boolean("cached", default=False),
@@ -377,6 +399,7 @@ class Did:
             "backend": self.backend,
             "set": self.set,
             "place_before": self.place_before,
+            "loras": [{"hash": one.hash, "path": one.path, "unmatched": one.unmatched} for one in self.loras],
             "batch": batch,
             "cached": self.cached,
             "tiled": self.tiled,

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
 
     import torch
 
-    from luna_daemon.encode_messages import Tile
+    from luna_daemon.encode_messages import LoraUse, Tile
+    from luna_daemon.messages import LoraDid
     from luna_daemon.model_messages import EncoderFacts, VaeFacts
+    from luna_daemon.runtime.lora import LoraEntry
     from luna_daemon.runtime.parts import Part
+    from luna_daemon.runtime.set_loras import LoraShelf, Match
 
 
 class Place(enum.Enum):
@@ -62,11 +65,16 @@ class EncodeItem:
             is encoded as no rows.
         layers: role → the asked-for layer (-1 the last block); a role not named uses the family's default.
         projected: False asks for the pooled state before text_projection where the family projects it.
+        loras: what is applied to the encoders for this prompt alone, in order. Prompts with other LoRAs, or none,
+            may be encoded in the same call.
+        is_exact: compute the LoRAs as ComfyUI does, rounding included.
     """
 
     encoders: Mapping[str, EncoderInput]
     layers: Mapping[str, int] = field(default_factory=dict)
     projected: bool = True
+    loras: tuple[LoraUse, ...] = ()
+    is_exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +86,14 @@ class Encoded:
         pooled: [1, width], or None for families without one.
         extras: further tensors that the family's conditioning carries, by ComfyUI's name.
         dropped_vectors: how many vectors had another width than the encoder and were left out.
+        loras: how each LoRA of the prompt was applied.
     """
 
     cond: torch.Tensor
     pooled: torch.Tensor | None
     extras: Mapping[str, torch.Tensor]
     dropped_vectors: int = 0
+    loras: tuple[LoraDid, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,21 @@ class ModelSet(Protocol):
         """Where the weights are now."""
 
     def encode(self, items: Sequence[EncodeItem], check: Callable[[], None]) -> list[Encoded]:
-        """Encode the prompts in order."""
+        """Encode the prompts in order; each with its own LoRAs."""
+
+    def check_loras(self, item: EncodeItem) -> None:
+        """Judge a prompt's LoRAs, so that those of another request in its batch are not harmed.
+
+        Raises:
+            DaemonError: ``lora-missing``, ``lora-invalid``, ``lora-no-match``.
+        """
+
+    def match_lora(self, entry: LoraEntry) -> Match:
+        """Tell what a LoRA hits in this set.
+
+        Raises:
+            DaemonError: ``lora-invalid`` for a patch that does not fit its weight.
+        """
 
     def vae_encode(self, pixels: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
         """Encode pixels [B, H, W, 3] in 0..1, sides multiples of the factor, to a latent [B, C, h, w] fp32."""
@@ -135,6 +159,10 @@ class ModelBackend(Protocol):
     @property
     def name(self) -> str:
         """``native`` or ``comfy``."""
+
+    @property
+    def loras(self) -> LoraShelf:
+        """The LoRAs and merged copies of all its sets."""
 
     def usable_roles(self, family: str, roles: Sequence[str]) -> list[str]:
         """Return those of a file's roles that make a set of the family: all text encoders or none."""

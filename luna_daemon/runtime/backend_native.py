@@ -12,8 +12,11 @@ import torch
 from luna_daemon.runtime import autoencoder, conditioning, encoder_files
 from luna_daemon.runtime.backend import NamedTensor, Place
 from luna_daemon.runtime.families import FAMILIES
+from luna_daemon.runtime.lora import LoraRegistry
 from luna_daemon.runtime.memory import storage_bytes
+from luna_daemon.runtime.merged import MergedWeights
 from luna_daemon.runtime.parts import SUPPORT_HINT, require_complete
+from luna_daemon.runtime.set_loras import LoraShelf, SetLoras
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import Tile
     from luna_daemon.model_messages import EncoderFacts, VaeFacts
     from luna_daemon.runtime.backend import Encoded, EncodeItem
+    from luna_daemon.runtime.lora import LoraEntry
     from luna_daemon.runtime.parts import Part
+    from luna_daemon.runtime.set_loras import Match
     from luna_daemon.runtime.text_encoder import TextEncoder
 
 VAE_FAMILIES: Mapping[str, autoencoder.VaeLayout] = {
@@ -50,12 +55,14 @@ class NativeSet:
         encoders: Mapping[str, TextEncoder],
         vae: autoencoder.Autoencoder | None,
         device: torch.device,
+        shelf: LoraShelf,
     ) -> None:
         self._family = family
         self._encoders = encoders
         self._vae = vae
         self._device = device
         self._place = Place.DEVICE
+        self._loras = _set_loras(encoders, shelf)
 
     @property
     def encoders(self) -> Mapping[str, EncoderFacts]:
@@ -79,7 +86,16 @@ class NativeSet:
                 "component-missing", "the set has no text encoder", "load a set that has one, such as a checkpoint"
             )
         cap = _ROW_CAP.get(self._device.type, _ROW_CAP_ON_CARD)
-        return conditioning.encode(FAMILIES[self._family], self._encoders, items, cap, check)
+        loras = self._loras.plan(items)
+        return conditioning.encode(FAMILIES[self._family], self._encoders, items, cap, check, loras)
+
+    def check_loras(self, item: EncodeItem) -> None:
+        """Judge a prompt's LoRAs; see the protocol for errors."""
+        self._loras.find(item)
+
+    def match_lora(self, entry: LoraEntry) -> Match:
+        """Tell what a LoRA hits in this set; see the protocol for errors."""
+        return self._loras.match(entry)
 
     def vae_encode(self, pixels: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
         """Encode pixels [B, H, W, 3] whose sides are multiples of the factor."""
@@ -126,12 +142,18 @@ class NativeSet:
 
 
 class NativeBackend:
-    """Builds native sets on one device (see `luna_daemon.runtime.backend.ModelBackend`)."""
+    """Builds native sets on one device (see `luna_daemon.runtime.backend.ModelBackend`).
+
+    Args:
+        device: of all sets.
+        loras: shared by all sets; None makes them.
+    """
 
     name = "native"
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, loras: LoraShelf | None = None) -> None:
         self._device = device
+        self.loras = loras or LoraShelf(LoraRegistry(), MergedWeights(device))
 
     def needed_bytes(self, parts: Mapping[str, Part], precision: str) -> int:
         """Return the bytes that the weights of a set will hold."""
@@ -148,7 +170,7 @@ class NativeBackend:
         self._require_family(family, text_roles)
         encoders = {role: encoder_files.load(role, parts[role], self._device, check) for role in text_roles}
         vae = self._autoencoder(family, parts["vae"], DTYPES[precision], check) if "vae" in parts else None
-        return NativeSet(family, encoders, vae, self._device)
+        return NativeSet(family, encoders, vae, self._device, self.loras)
 
     def usable_roles(self, family: str, roles: Sequence[str]) -> list[str]:
         """Return the roles that make a set of the family: all of its text encoders (sd3: any) or none, and the VAE."""
@@ -207,6 +229,15 @@ class NativeBackend:
             )
         require_complete(part, autoencoder.expected_shapes(layout))
         return autoencoder.Autoencoder(layout, part.read_all(check), dtype, self._device)
+
+
+def _set_loras(encoders: Mapping[str, TextEncoder], shelf: LoraShelf) -> SetLoras:
+    slots = {
+        role: {encoder_files.prefix(role) + name: slot for name, slot in encoder.slots().items()}
+        for role, encoder in encoders.items()
+    }
+    named = {one.name: one.shape for role, encoder in encoders.items() for one in encoder_files.names(role, encoder)}
+    return SetLoras(slots, named, shelf)
 
 
 def _wrong_roles(family: str, roles: Sequence[str]) -> set[str]:

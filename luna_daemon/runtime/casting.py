@@ -10,11 +10,14 @@ from torch import nn
 
 
 class CastingLinear(nn.Linear):
-    """A linear layer with bias whose weights are cast to the input's type at each use."""
+    """A linear layer whose weights are cast to the input's type at each use."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute in the type of ``x``."""
-        return nn.functional.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+        bias: torch.Tensor | None = self.bias  # torch declares it as always there
+        if bias is not None:
+            bias = bias.to(x.dtype)
+        return nn.functional.linear(x, self.weight.to(x.dtype), bias)
 
 
 class CastingLayerNorm(nn.LayerNorm):

@@ -15,10 +15,11 @@ from torch import nn
 
 from luna_daemon.model_messages import EncoderFacts
 from luna_daemon.runtime.casting import hold_fp32, store_fp16
+from luna_daemon.runtime.side_path import Slot, find_slots
 from luna_daemon.runtime.text_encoder import HiddenStates, look_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 VOCABULARY = 49408
 START, END = 49406, 49407
@@ -82,13 +83,13 @@ class ClipTextEncoder:
         }
         self._model.load_state_dict(weights, strict=True, assign=True)
         text.embeddings.position_ids = torch.arange(POSITIONS).expand(1, -1)
-        projection = tensors.get("text_projection.weight")
-        self.projection = None if projection is None else projection.to(torch.float16)
+        self._projection = _projection(tensors.get("text_projection.weight"))
         self._keep = hold_fp32 if device.type == "cpu" else store_fp16
         self._table = TokenTable(text.embeddings.token_embedding)
         text.embeddings.token_embedding = self._table
-        self._keep(self._model)
-        self._model.requires_grad_(requires_grad=False).eval().to(device)
+        for module in self._modules():
+            self._keep(module)
+            module.requires_grad_(requires_grad=False).eval().to(device)
         self._final_norm = text.final_layer_norm
         self._wanted: frozenset[int] = frozenset()
         self._caught: dict[int, torch.Tensor] = {}
@@ -138,22 +139,47 @@ class ClipTextEncoder:
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """Apply text_projection; a file without one projects by the identity."""
-        if self.projection is None:
+        if self._projection is None:
             return pooled
-        return nn.functional.linear(pooled, self.projection.to(pooled.device, pooled.dtype))
+        out: torch.Tensor = self._projection(pooled.to(self.device)).to(pooled.device)
+        return out
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the weights under their standalone names."""
         prefix = "" if _text_module(self._model) is not self._model else "text_model."
         named = {prefix + name: tensor for name, tensor in self._model.state_dict().items()}
-        if self.projection is not None:
-            named["text_projection.weight"] = self.projection
+        if self._projection is not None:
+            named["text_projection.weight"] = self._projection.weight
         return named
+
+    def slots(self) -> dict[str, Slot]:
+        """Return where each weight lives, by its standalone name."""
+        prefix = "" if _text_module(self._model) is not self._model else "text_model."
+        found = {prefix + name: slot for name, slot in find_slots(self._model, self.dtype)}
+        if self._projection is not None:
+            found["text_projection.weight"] = Slot(self._projection, "weight", self.dtype)
+        return found
+
+    def _modules(self) -> Iterator[nn.Module]:
+        yield self._model
+        if self._projection is not None:
+            yield self._projection
 
     def to(self, device: torch.device) -> None:
         """Move the weights; they compute where they are."""
-        self._model.to(device)
+        for module in self._modules():
+            module.to(device)
         self.device = device
+
+
+def _projection(weight: torch.Tensor | None) -> nn.Linear | None:
+    """Return text_projection as a layer, None where the file has none."""
+    if weight is None:
+        return None
+    with torch.device("meta"):
+        layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.load_state_dict({"weight": weight.to(torch.float16)}, assign=True)
+    return layer
 
 
 def expected_shapes(shape: ClipShape) -> dict[str, tuple[int, ...]]:

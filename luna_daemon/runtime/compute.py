@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import EncodeText, EncodeTokens, TextItem, Tile, VaeDecode, VaeEncode
     from luna_daemon.engine_seam import Answer, Check
     from luna_daemon.frames import WireTensor
+    from luna_daemon.messages import LoraDid
     from luna_daemon.model_messages import VaeFacts
     from luna_daemon.runtime.backend import Encoded
     from luna_daemon.runtime.families import TextFamily
@@ -85,12 +86,19 @@ class ComputeCommands:
             made = self._tokenize(item, held, f"items.{index}")
             layers = items.layers(item.layer, held.model.encoders)
             inputs = {role: tokenized.input for role, tokenized in made.items()}
-            wanted.append(EncodeItem(inputs, layers, projected=item.projected is not False))
+            wanted.append(
+                EncodeItem(
+                    inputs,
+                    layers,
+                    projected=item.projected is not False,
+                    loras=item.loras,
+                    is_exact=body.exact,
+                )
+            )
             replies.append(_text_reply(made))
         return self._encode(held, wanted, replies, body, check)
 
     def _tokenize(self, item: TextItem, held: HeldSet, place: str) -> dict[str, Tokenized]:
-        items.refuse_unsupported(bool(item.loras), has_aux=False, place=place)
         family = FAMILIES[held.family]
         template = _template(item, family, held.family, place)
         roles = held.model.encoders
@@ -129,6 +137,8 @@ class ComputeCommands:
         if body.exact and None in found:
             found = [None] * len(wanted)  # the batch is part of an exact result
         missing = [index for index, result in enumerate(found) if result is None]
+        for index in missing:
+            held.model.check_loras(wanted[index])
         encoded = held.model.encode([wanted[index] for index in missing], check) if missing else []
         held.touch()
         made = {index: _result(one, dtype) for index, one in zip(missing, encoded, strict=True)}
@@ -137,15 +147,23 @@ class ComputeCommands:
                 self.results.put(keys[index], result)
         rows = sum(len(given.rows) for index in missing for given in wanted[index].encoders.values())
         named = [dataclasses.replace(reply, cached=index not in made) for index, reply in enumerate(replies)]
-        return self._reply(held, [made.get(index) or result for index, result in enumerate(found)], named, rows)
+        applied = tuple(dict.fromkeys(lora for one in encoded for lora in one.loras))
+        whole = [made.get(index) or result for index, result in enumerate(found)]
+        return self._reply(held, whole, named, rows, applied)
 
     def _reply(
-        self, held: HeldSet, results: Sequence[Result | None], replies: Sequence[EncodedItem], rows: int
+        self,
+        held: HeldSet,
+        results: Sequence[Result | None],
+        replies: Sequence[EncodedItem],
+        rows: int,
+        loras: tuple[LoraDid, ...] = (),
     ) -> Answer:
         did = Did(
             backend=self._store.backend.name,
             set=held.id,
             place_before=held.model.place.value,
+            loras=loras,
             rows=rows or None,
             requests=1 if rows else None,
             cached=not rows,
@@ -228,7 +246,8 @@ def _text_reply(made: Mapping[str, Tokenized]) -> EncodedItem:
 
 def _token_items(body: EncodeTokens, segments: Segments, held: HeldSet) -> list[EncodeItem]:
     return [
-        items.token_item(item, segments, held.model.encoders, f"items.{index}") for index, item in enumerate(body.items)
+        items.token_item(item, segments, held.model.encoders, f"items.{index}", is_exact=body.exact)
+        for index, item in enumerate(body.items)
     ]
 
 

@@ -6,8 +6,9 @@ Rows of several prompts run as one batch; nothing a row gives depends on its nei
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -16,8 +17,10 @@ from luna_daemon.runtime.families import Joined, Section, TextFamily
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
+    from luna_daemon.messages import LoraDid
     from luna_daemon.runtime.families import Pick
     from luna_daemon.runtime.text_encoder import EncoderShape, TextEncoder
 
@@ -45,6 +48,25 @@ class _Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class _Batch:
+    """All rows for one encoder.
+
+    Attributes:
+        blocks: row → the block to pick, None for the last state after the final norm.
+        owners: row → the place of its prompt.
+        vectors: textual inversions of all rows.
+    """
+
+    role: str
+    encoder: TextEncoder
+    pick: Pick
+    rows: Sequence[_Prepared]
+    blocks: Mapping[int, int | None]
+    owners: Mapping[int, int]
+    vectors: torch.Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
 class _RowState:
     """What one row gave: picked states [n, width], the pooled state [width] if there is one, and the row's mask."""
 
@@ -53,12 +75,39 @@ class _RowState:
     mask: tuple[int, ...]
 
 
+class RowLoras(Protocol):
+    """The LoRAs of prompts, by the place of the prompt (see `luna_daemon.runtime.set_loras.LoraPlan`)."""
+
+    def group(self, index: int) -> Hashable:
+        """Return a key; rows of prompts with the same key may share a forward pass."""
+
+    def rows(self, role: str, indexes: Sequence[int]) -> AbstractContextManager[object]:
+        """Return the context of a forward pass whose rows belong to these prompts, in order."""
+
+    def did(self, index: int) -> tuple[LoraDid, ...]:
+        """Say what is done for one prompt."""
+
+
+class _WithoutLoras:
+    """No prompt has LoRAs."""
+
+    def group(self, index: int) -> Hashable:  # noqa: ARG002 - the seam
+        return None
+
+    def rows(self, role: str, indexes: Sequence[int]) -> AbstractContextManager[object]:  # noqa: ARG002 - the seam
+        return nullcontext()
+
+    def did(self, index: int) -> tuple[LoraDid, ...]:  # noqa: ARG002 - the seam
+        return ()
+
+
 def encode(
     family: TextFamily,
     encoders: Mapping[str, TextEncoder],
     items: Sequence[EncodeItem],
     row_cap: int,
     check: Callable[[], None],
+    loras: RowLoras | None = None,
 ) -> list[Encoded]:
     """Encode prompts in order.
 
@@ -68,15 +117,19 @@ def encode(
         items: the prompts.
         row_cap: rows at most in one forward pass.
         check: raises on cancel or deadline; called before each pass.
+        loras: what is added to each of the prompts; None adds nothing.
 
     Raises:
         DaemonError: ``token-invalid`` for a role the family lacks, ``request-invalid`` for a layer that does not exist.
     """
     for item in items:
         _require_roles(encoders, item)
-    per_role = {role: _encode_role(family, role, encoder, items, row_cap, check) for role, encoder in encoders.items()}
+    added = loras or _WithoutLoras()
+    per_role = {
+        role: _encode_role(family, role, encoder, items, added, row_cap, check) for role, encoder in encoders.items()
+    }
     return [
-        _join(family, encoders, item, {role: done[index] for role, done in per_role.items()})
+        _join(family, encoders, item, index, added, {role: done[index] for role, done in per_role.items()})
         for index, item in enumerate(items)
     ]
 
@@ -96,6 +149,7 @@ def _encode_role(
     role: str,
     encoder: TextEncoder,
     items: Sequence[EncodeItem],
+    loras: RowLoras,
     row_cap: int,
     check: Callable[[], None],
 ) -> list[Section]:
@@ -115,8 +169,10 @@ def _encode_role(
             _Plan(start, len(given.rows), weighted or not given.rows, block, sum(drop for _, drop in prepared))
         )
     blocks = {index: plan.block for plan in plans for index in range(plan.start, _stop(plan))}
+    owners = {index: place for place, plan in enumerate(plans) for index in range(plan.start, _stop(plan))}
     table = torch.cat(vectors) if vectors else None
-    states = _run(family.picks[role], encoder, rows, table, blocks, row_cap, check)
+    batch = _Batch(role, encoder, family.picks[role], rows, blocks, owners, table)
+    states = _run(batch, loras, row_cap, check)
     return [
         _weigh(item.encoders.get(role, EncoderInput(())).rows, plan, states)
         for item, plan in zip(items, plans, strict=True)
@@ -194,34 +250,35 @@ def _block(layer: int | None, pick: Pick, shape: EncoderShape) -> int | None:
     return None if pick.is_normed and index == shape.layers - 1 else index
 
 
-def _run(
-    pick: Pick,
-    encoder: TextEncoder,
-    rows: Sequence[_Prepared],
-    vectors: torch.Tensor | None,
-    blocks: Mapping[int, int | None],
-    row_cap: int,
-    check: Callable[[], None],
-) -> dict[int, _RowState]:
-    by_length: dict[int, list[int]] = {}
-    for index, row in enumerate(rows):
-        by_length.setdefault(len(row.ids), []).append(index)
+def _run(batch: _Batch, loras: RowLoras, row_cap: int, check: Callable[[], None]) -> dict[int, _RowState]:
+    alike: dict[Hashable, list[int]] = {}
+    for index, row in enumerate(batch.rows):
+        alike.setdefault((len(row.ids), loras.group(batch.owners[index])), []).append(index)
     states: dict[int, _RowState] = {}
-    for members in by_length.values():
+    for members in alike.values():
         for first in range(0, len(members), row_cap):
             check()
-            batch = members[first : first + row_cap]
-            wanted = {block for index in batch if (block := blocks[index]) is not None}
-            ids = torch.tensor([rows[index].ids for index in batch])
-            mask = torch.tensor([rows[index].mask for index in batch]) if encoder.is_masked else None
-            out = encoder.run(ids, vectors, wanted, mask)
-            for place, index in enumerate(batch):
-                block = blocks[index]
-                hidden = out.last[place] if block is None else out.blocks[block][place]
-                if block is not None and pick.is_normed:
-                    hidden = encoder.final_norm(hidden)
-                pooled = out.last[place, rows[index].pooled_at] if encoder.has_pooled else None
-                states[index] = _RowState(hidden, pooled, rows[index].mask)
+            chosen = members[first : first + row_cap]
+            with loras.rows(batch.role, [batch.owners[index] for index in chosen]):
+                states |= _pass(batch, chosen)
+    return states
+
+
+def _pass(batch: _Batch, chosen: Sequence[int]) -> dict[int, _RowState]:
+    """Run one forward pass over rows of equal length."""
+    encoder, rows, pick = batch.encoder, batch.rows, batch.pick
+    wanted = {block for index in chosen if (block := batch.blocks[index]) is not None}
+    ids = torch.tensor([rows[index].ids for index in chosen])
+    mask = torch.tensor([rows[index].mask for index in chosen]) if encoder.is_masked else None
+    out = encoder.run(ids, batch.vectors, wanted, mask)
+    states = {}
+    for place, index in enumerate(chosen):
+        block = batch.blocks[index]
+        hidden = out.last[place] if block is None else out.blocks[block][place]
+        if block is not None and pick.is_normed:
+            hidden = encoder.final_norm(hidden)
+        pooled = out.last[place, rows[index].pooled_at] if encoder.has_pooled else None
+        states[index] = _RowState(hidden, pooled, rows[index].mask)
     return states
 
 
@@ -249,16 +306,19 @@ def _join(
     family: TextFamily,
     encoders: Mapping[str, TextEncoder],
     item: EncodeItem,
+    index: int,
+    loras: RowLoras,
     sections: Mapping[str, Section],
 ) -> Encoded:
     dropped = sum(section.dropped for section in sections.values())
     used = {role: section for role, section in sections.items() if _is_used(family, item, role)}
     pooled = used[family.pooled].pooled if family.pooled in used else None
     if family.pooled is not None and pooled is not None and family.is_projected and item.projected:
-        projected = encoders[family.pooled].project(pooled)
+        with loras.rows(family.pooled, [index]):
+            projected = encoders[family.pooled].project(pooled)
         used[family.pooled] = dataclasses.replace(used[family.pooled], pooled=projected)
     joined: Joined = family.join(family, used)
-    return Encoded(joined.cond, joined.pooled, joined.extras, dropped)
+    return Encoded(joined.cond, joined.pooled, joined.extras, dropped, loras.did(index))
 
 
 def _is_used(family: TextFamily, item: EncodeItem, role: str) -> bool:

@@ -57,9 +57,18 @@ def names(role: str, encoder: TextEncoder) -> list[NamedTensor]:
     """List an encoder's weights in ComfyUI's state-dict names."""
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state().items()}
     if role in LARGE_ROLES:
-        prefix, dtype = role, WIRE_NAMES[encoder.dtype]
+        dtype = WIRE_NAMES[encoder.dtype]
     else:
-        prefix, dtype = f"clip_{role}", "f16"
+        dtype = "f16"
         shapes["text_projection.weight"] = (encoder.shape.width,) * 2  # the identity where the file has none
-    listed = [NamedTensor(f"{prefix}.transformer.{name}", dtype, shape) for name, shape in shapes.items()]
-    return [*listed, NamedTensor(f"{prefix}.logit_scale", "f32", ())]
+    listed = [NamedTensor(prefix(role) + name, dtype, shape) for name, shape in shapes.items()]
+    return [*listed, NamedTensor(f"{_root(role)}.logit_scale", "f32", ())]
+
+
+def prefix(role: str) -> str:
+    """Return what stands before an encoder's standalone names in ComfyUI's state dict."""
+    return f"{_root(role)}.transformer."
+
+
+def _root(role: str) -> str:
+    return role if role in LARGE_ROLES else f"clip_{role}"

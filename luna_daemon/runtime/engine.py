@@ -142,6 +142,9 @@ class Engine:
         caches = {"uploads": CacheStatus(sent.size_bytes(), sent.cap_bytes, len(sent), evictions=sent.evictions)}
         if self._compute is not None:
             caches["results"] = self._compute.results.status()
+        if self._store is not None:
+            shelf = self._store.backend.loras
+            caches |= {"loras": shelf.registry.status(), "merged": shelf.merged.status()}
         return EngineSnapshot(
             device=self._device_status,
             backend=None if self._store is None else self._store.backend.name,

@@ -22,7 +22,12 @@ _FORMATS: Mapping[str, Literal["i", "d"]] = {"i32": "i", "f64": "d"}
 
 
 def token_item(
-    item: TokenItem, segments: Mapping[str, WireTensor], encoders: Mapping[str, EncoderFacts], place: str
+    item: TokenItem,
+    segments: Mapping[str, WireTensor],
+    encoders: Mapping[str, EncoderFacts],
+    place: str,
+    *,
+    is_exact: bool = False,
 ) -> EncodeItem:
     """Return the backend's item of a wire item.
 
@@ -31,31 +36,25 @@ def token_item(
         segments: the request's tensors.
         encoders: facts of the set's encoders.
         place: where the item stands in the request, for messages.
+        is_exact: whether the request asks for ComfyUI's own arithmetic.
 
     Raises:
-        DaemonError: ``token-invalid`` or ``tensor-invalid`` with the place; ``lora-missing`` and ``model-unsupported``
-            for what the native backend does not do.
+        DaemonError: ``token-invalid`` or ``tensor-invalid`` with the place; ``model-unsupported`` for what the native
+            backend does not do.
     """
-    refuse_unsupported(bool(item.loras), bool(item.aux), place)
+    if item.aux:
+        raise DaemonError("model-unsupported", f"{place}.aux: the native backend reads no extra tokenizer values", None)
     inputs = {
         role: _input(rows, segments, _facts(role, encoders, place), f"{place}.encoders.{role}")
         for role, rows in item.encoders.items()
     }
-    return EncodeItem(inputs, layers(item.layer, encoders), projected=item.projected is not False)
-
-
-def refuse_unsupported(has_loras: bool, has_aux: bool, place: str) -> None:  # noqa: FBT001 - two facts of one item
-    """Refuse what this backend would otherwise leave out.
-
-    Raises:
-        DaemonError: ``lora-missing``, ``model-unsupported``.
-    """
-    if has_loras:
-        raise DaemonError(
-            "lora-missing", f"{place}.loras: no LoRA has been sent to this daemon", "apply the LoRA on a local CLIP"
-        )
-    if has_aux:
-        raise DaemonError("model-unsupported", f"{place}.aux: the native backend reads no extra tokenizer values", None)
+    return EncodeItem(
+        inputs,
+        layers(item.layer, encoders),
+        projected=item.projected is not False,
+        loras=item.loras,
+        is_exact=is_exact,
+    )
 
 
 def layers(layer: Layer, encoders: Mapping[str, EncoderFacts]) -> dict[str, int]:

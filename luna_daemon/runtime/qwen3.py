@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from luna_daemon.model_messages import EncoderFacts
+from luna_daemon.runtime.side_path import Slot, find_slots
 from luna_daemon.runtime.stored import RootMeanSquareNorm, StoredLinear, build, fill
 from luna_daemon.runtime.text_encoder import HiddenStates, look_up
 
@@ -193,6 +194,10 @@ class Qwen3Encoder:
     def state(self) -> dict[str, torch.Tensor]:
         """Return the weights under their standalone names."""
         return dict(self._model.state_dict())
+
+    def slots(self) -> dict[str, Slot]:
+        """Return where each weight lives, by its standalone name."""
+        return dict(find_slots(self._model, self.dtype))
 
     def to(self, device: torch.device) -> None:
         """Move the weights; they compute where they are."""

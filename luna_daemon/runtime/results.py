@@ -116,7 +116,8 @@ def keys_of(set_id: str, items: Sequence[EncodeItem], dtype: str, *, is_exact: b
 
 
 def _key(set_id: str, item: EncodeItem, dtype: str) -> bytes:
-    facts = (set_id, dtype, item.projected, sorted(item.layers.items()))
+    recipe = [(use.hash, use.patch, use.model) for use in item.loras]
+    facts = (set_id, dtype, item.projected, sorted(item.layers.items()), recipe)
     digest = hashlib.blake2b(repr(facts).encode(), digest_size=32)
     for role, given in sorted(item.encoders.items()):
         blocks = [_block(vectors) for vectors in given.vectors]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from luna_daemon.model_messages import EncoderFacts
+    from luna_daemon.runtime.side_path import Slot
 
 
 class EncoderShape(Protocol):
@@ -97,6 +98,9 @@ class TextEncoder(Protocol):
 
     def state(self) -> dict[str, torch.Tensor]:
         """Return the weights under their standalone names."""
+
+    def slots(self) -> dict[str, Slot]:
+        """Return where each weight lives, by its standalone name."""
 
     def to(self, device: torch.device) -> None:
         """Move the weights; they compute where they are."""

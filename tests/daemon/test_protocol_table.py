@@ -145,6 +145,7 @@ def test_what_was_done_survives_the_wire() -> None:
         "native",
         "s",
         "host",
+        (messages.LoraDid("h", "side", 2),),
         2,
         1,
         cached=True,
