@@ -18,6 +18,8 @@ from luna_daemon.protocol import (
     DaemonStatus,
     DescribeModel,
     Description,
+    Drain,
+    Drained,
     Encoded,
     EncodeText,
     EncodeTokens,
@@ -26,6 +28,7 @@ from luna_daemon.protocol import (
     ListModels,
     Loaded,
     LoadModel,
+    MetricsRequest,
     ModelList,
     Part,
     Ping,
@@ -36,11 +39,15 @@ from luna_daemon.protocol import (
     Shutdown,
     ShutdownReply,
     StatusRequest,
+    Subscribe,
+    Subscribed,
     TextItem,
     Tile,
     TokenItem,
     Unloaded,
     UnloadModel,
+    Unsubscribe,
+    Unsubscribed,
     VaeDecode,
     VaeEncode,
 )
@@ -94,6 +101,24 @@ class DaemonClient(KeptConnection):
         )
         client._usable_link()
         return client
+
+    def metrics(self) -> str:
+        """Ask for counts and times in Prometheus' text format."""
+        reply = self.call("metrics", MetricsRequest(), timeout_s=5.0)
+        return bytes(reply.tensors["text"].data).decode()
+
+    def subscribe(self, topics: Sequence[str], *, from_seq: int | None = None) -> Subscribed:
+        """Ask for events, which `next_event` returns; ``from_seq`` also asks for those since that number."""
+        body = Subscribe(tuple(topics), from_seq)
+        return cast("Subscribed", self.call("subscribe", body, timeout_s=5.0).body)
+
+    def unsubscribe(self, topics: Sequence[str] = ()) -> Unsubscribed:
+        """Ask for no more events of these topics, or of any."""
+        return cast("Unsubscribed", self.call("unsubscribe", Unsubscribe(tuple(topics)), timeout_s=5.0).body)
+
+    def drain(self, *, deadline_ms: int = 10_000, reopen: bool = False) -> Drained:
+        """Let the daemon take no new work and refuse at the deadline what still waits; or let it take work again."""
+        return cast("Drained", self.call("drain", Drain(deadline_ms, reopen), timeout_s=5.0).body)
 
     def ping(self, nonce: str | None = None, *, timeout_s: float = 5.0) -> Pong:
         """Ask for a sign of life."""

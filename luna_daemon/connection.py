@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 HANDSHAKE_SECONDS = 2.0
 DEADLINE_MS = 120_000
 UNSENT_BYTES_MAX = 64 * frames.MIB
+EVENT_BYTES_AHEAD = 65_536
 _REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "trace", "released"})
 _log = logging.getLogger("luna.connection")
 
@@ -71,6 +72,15 @@ class Connection:
     def sent_by_way(self) -> Counter[str]:
         """How many tensors were sent by which way, and as ``full`` those that found no room in shared memory."""
         return self._carrier.counts
+
+    @property
+    def is_clogged(self) -> bool:
+        """Tell whether the client is so slow that its events have to wait."""
+        return self._writer.unsent_bytes > EVENT_BYTES_AHEAD
+
+    def send_event(self, record: dict[str, Any]) -> None:
+        """Send one event; a client that does not read them never holds anybody up."""
+        self._send(record)
 
     def hang_up(self) -> None:
         """Close the connection from any thread; its reader then ends."""
@@ -158,13 +168,14 @@ class Connection:
             pass  # the usual end
         except DaemonError as error:
             self._send({"id": None, "ok": False, "error": _error_record(error)})
-            self._service.count_error(error.code)
+            self._service.watch.meter.answered("unknown", error.code)
             _log.warning("%s closed: %s", self.name, error.message, extra={"code": error.code})
             self._writer.close(1.0)
         finally:
             self._writer.close()
             self.hang_up()
             self._close_shared()
+            self._service.watch.events.forget(self)
             for job in self._open_jobs():
                 self._service.cancel(job)
 
@@ -205,6 +216,7 @@ class Connection:
                 self._service.admission.leave(self, nbytes)
             if not received:
                 self._reader.skip(announced.payload_bytes)
+            self._service.watch.meter.answered(_known(header.get("cmd")), error.code)
             self._fail(request, error)
             return
         self._enqueue(job)
@@ -250,14 +262,17 @@ class Connection:
             body = decode_body(command.request, {} if raw is None else raw, strict=True)
             if isinstance(body, OpenShm):
                 self._open_shared(request, body)
+                self._service.watch.meter.answered(command.name, "ok")
                 return
-            reply = self._service.answer_now(self, command, body)
+            reply, tensors = self._service.answer_now(self, command, body)
+            frame = _reply_frame(command, request, reply, tensors)
         except DaemonError as error:
-            self._fail(request, error)
+            self._refuse_now(command, request, error)
         except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
-            self._fail(request, internal_error(command.name))
+            self._refuse_now(command, request, internal_error(command.name))
         else:
-            self._send(*_reply_frame(command, request, reply, []))
+            self._service.watch.meter.answered(command.name, "ok")
+            self._send(*frame)
             self._service.replied(body)
 
     def _open_shared(self, request: int, body: OpenShm) -> None:
@@ -297,7 +312,12 @@ class Connection:
             self._service.shared_memory.give(self._shared_bytes)
             self._shared_bytes = 0
 
+    def _refuse_now(self, command: Command, request: int, error: DaemonError) -> None:
+        self._service.watch.meter.answered(command.name, error.code)
+        self._fail(request, error)
+
     def _enqueue(self, job: Job) -> None:
+        self._service.watch.began(job, self.name)
         answer = self._service.recall(job)
         if answer is not None:
             job.state = DONE
@@ -318,7 +338,7 @@ class Connection:
         service_s = None if job.started is None else time.monotonic() - job.started
         self._service.admission.leave(self, job.nbytes, service_s)
         if isinstance(answer, DaemonError):
-            self._fail(job.request, answer)
+            self._refuse(job, answer)
         else:
             self._send_answer(job, *answer)
         job.body = None
@@ -347,13 +367,24 @@ class Connection:
                 did["transport"] = {"in": job.via, "out": placed.via}
                 if placed.reason is not None:
                     did["transport"]["reason"] = placed.reason
+            self._watch_end(job, header, total, placed.via)
             try:
                 self._writer.send(frames.encode_frame(header, outgoing, refs=placed.refs))
             except DaemonError:
                 self._carrier.free(placed.offsets)
                 raise
         except DaemonError as error:
-            self._fail(job.request, error)
+            self._refuse(job, error)
+
+    def _watch_end(self, job: Job, header: dict[str, Any], out_bytes: int, way_out: str) -> None:
+        watch = self._service.watch
+        watch.meter.crossed(job.via, "in", job.nbytes)
+        watch.meter.crossed(way_out, "out", out_bytes)
+        watch.ended(job, self.name, "ok", header["ms"], header.get("did"))
+
+    def _refuse(self, job: Job, error: DaemonError) -> None:
+        self._service.watch.ended(job, self.name, error.code, _timing(job))
+        self._fail(job.request, error)
 
     def refuse_wait(self, job: Job) -> bool:
         """Answer a request that does not want to wait; its work goes on. False if it was answered already."""
@@ -362,6 +393,7 @@ class Connection:
                 return False
         job.finish = self._finish_unseen
         hint = "ask again after retry_after_ms"
+        self._service.watch.ended(job, self.name, "daemon-loading", _timing(job))
         self._fail(job.request, DaemonError("daemon-loading", "the set is being loaded", hint, retry_after_ms=500))
         return True
 
@@ -371,7 +403,6 @@ class Connection:
             _log.warning("a load nobody waits for failed: %s", answer, extra={"code": answer.code})
 
     def _fail(self, request: int, error: DaemonError) -> None:
-        self._service.count_error(error.code)
         self._send({"id": request, "ok": False, "error": _error_record(error)})
 
     def _send(self, header: dict[str, Any], tensors: list[WireTensor] | None = None) -> None:
@@ -382,6 +413,11 @@ def _offsets(raw: Any) -> list[int]:
     if not isinstance(raw, list) or not all(type(item) is int for item in raw):
         raise DaemonError("request-invalid", "released: expected a list of offsets")
     return raw
+
+
+def _known(name: Any) -> str:
+    """Return a command's name for the metrics, whatever it was that a client sent in its place."""
+    return name if isinstance(name, str) and name in COMMANDS else "unknown"
 
 
 def _check_version(raw: Any) -> None:

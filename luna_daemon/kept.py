@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from luna_daemon.fields import Body
     from luna_daemon.frames import WireTensor
     from luna_daemon.messages import Welcome
+    from luna_daemon.watch_messages import Event
 
 RECONNECT_AFTER_S = (0.1, 0.2, 0.4, 0.8, 1.5)
 _NO_TIMING = Timing()
@@ -108,8 +109,12 @@ class KeptConnection:
         poll: Callable[[], None] | None = None,
         timeout_s: float | None = None,
         priority: str = "interactive",
+        trace: str | None = None,
     ) -> Reply:
-        """Send one request and wait for its reply; after a lost connection repeat it once where that is harmless."""
+        """Send one request and wait for its reply; after a lost connection repeat it once where that is harmless.
+
+        ``trace`` (a W3C traceparent) appears in every log line and event of the request.
+        """
         row = COMMANDS[command]
         seconds = self.request_timeout_s if timeout_s is None else timeout_s
         header = {
@@ -118,6 +123,8 @@ class KeptConnection:
             "deadline_ms": max(1, int(seconds * 1000)),
             "priority": priority,
         }
+        if trace is not None:
+            header["trace"] = trace
         try:
             return self._exchange(row.name, header, tensors, seconds, poll)
         except ConnectionLostError as lost:
@@ -130,6 +137,20 @@ class KeptConnection:
         self._reconnect(poll)
         try:
             return self._exchange(row.name, header, tensors, seconds, poll)
+        except ConnectionLostError as lost:
+            raise self._unreachable(lost) from lost
+
+    def next_event(self, timeout_s: float, *, poll: Callable[[], None] | None = None) -> Event | None:
+        """Wait for the next event of what was subscribed to; None if none came in time.
+
+        Raises:
+            DaemonUnreachableError: the connection was lost, and the subscription with it: subscribe again.
+        """
+        link = self._link
+        if link is None:
+            raise self._unreachable(ConnectionLostError("there is no connection"))
+        try:
+            return link.wait_event(time.monotonic() + timeout_s, poll)
         except ConnectionLostError as lost:
             raise self._unreachable(lost) from lost
 

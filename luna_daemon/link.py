@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import luna_engine
 from luna_daemon import auth, frames
 from luna_daemon.fields import decode_body, plain
+from luna_daemon.inbox import Inbox
 from luna_daemon.messages import Auth, Challenge, ClientInfo, Hello, OpenShm, ShmOpened, TensorOffer, Welcome
 from luna_daemon.platform import sealed_memory
 from luna_daemon.shared_memory import SharedMemory
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from luna_daemon.frames import WireTensor
+    from luna_daemon.watch_messages import Event
 
 HANDSHAKE_SECONDS = 2.0
 SLICE_SECONDS = 0.1
@@ -104,6 +106,7 @@ class Link:
         self._sending = threading.Lock()
         self._lock = threading.Lock()
         self._turn = threading.Condition(self._lock)
+        self.inbox = Inbox()
         self._waiting = 0
         self._is_reading = False
         self._pending: dict[int, Pending] = {}
@@ -290,7 +293,24 @@ class Link:
             self._wait_slice(pending, min(left, SLICE_SECONDS))
         return True
 
-    def _wait_slice(self, pending: Pending, seconds: float) -> None:
+    def wait_event(self, deadline: float, poll: Callable[[], None] | None) -> Event | None:
+        """Wait for the next event; None if the deadline came first.
+
+        Raises:
+            ConnectionLostError: the connection is down and no event is left.
+        """
+        while (event := self.inbox.take()) is None:
+            if self._lost is not None:
+                raise ConnectionLostError(self._lost.message)
+            if poll is not None:
+                poll()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return None
+            self._wait_slice(self.inbox, min(left, SLICE_SECONDS))
+        return event
+
+    def _wait_slice(self, pending: Pending | Inbox, seconds: float) -> None:
         with self._lock:
             if pending.is_done:
                 return
@@ -322,10 +342,14 @@ class Link:
     def _read_one(self) -> None:
         announced = self._reader.announced(payload_limit=_PAYLOAD_MAX)
         header = announced.header
+        if "event" in header:
+            self._reader.skip(announced.payload_bytes)
+            self.inbox.put(header)
+            return
         request = header.get("id")
         pending = self._pending.get(request) if isinstance(request, int) and "ok" in header else None
         if pending is None:
-            self._reader.skip(announced.payload_bytes)  # a reply given up, a part, an event
+            self._reader.skip(announced.payload_bytes)  # a reply given up, a part
             if header.get("ok") is False and request is None:
                 raise error_from(header.get("error"))  # the daemon closes the connection, and says why
         tensors = self._carrier.receive(self._reader, announced) if pending is not None else {}

@@ -43,6 +43,7 @@ class DaemonOptions:
     preload: tuple[str, ...]
     threads: int | None
     start_log: Path | None
+    metrics_port: int | None = None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -70,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("--vae-precision", choices=PRECISIONS, help="of VAEs")
     add("--preload", default="", metavar="SET,...", help="sets of the settings to load before being ready")
     add("--threads", type=int, help="CPU threads (default: physical cores)")
+    add("--metrics-port", type=int, help="HTTP port on loopback for Prometheus (default: off; 0: the system chooses)")
     add("--name", help="name of this daemon (default: the service type)")
     add("--start-log", type=Path, help=argparse.SUPPRESS)
     return make
@@ -107,15 +109,20 @@ def parse(arguments: Sequence[str], settings: Settings) -> DaemonOptions:
         preload=tuple(part.strip() for part in given.preload.split(",") if part.strip()),
         threads=given.threads,
         start_log=given.start_log,
+        metrics_port=None if given.metrics_port is None else _checked("--metrics-port", given.metrics_port),
     )
 
 
 def _port(given: int | None, service_type: str, settings: Settings) -> int:
     if given is None:
         return settings.daemon.vae_port if service_type == "vae" else settings.daemon.port
-    if given != 0 and not 1024 <= given <= 65535:
-        raise DaemonError("settings-invalid", f"--port {given}: expected 1024 to 65535")
-    return given
+    return _checked("--port", given)
+
+
+def _checked(option: str, port: int) -> int:
+    if port != 0 and not 1024 <= port <= 65535:
+        raise DaemonError("settings-invalid", f"{option} {port}: expected 1024 to 65535")
+    return port
 
 
 def _comfyui() -> Path | None:

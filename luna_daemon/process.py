@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from luna_daemon import auth, identity, listener, logs, options, platform, process_exits
+from luna_daemon.events import LogEvents
 from luna_daemon.identity import DaemonPlaces, ExitRecord, Identity
 from luna_daemon.messages import PROTOCOL
 from luna_daemon.service import DaemonService, peak_rss_bytes
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from luna_daemon.engine_seam import EngineOptions, ModelEngine
+    from luna_daemon.metrics_http import MetricsServer
     from luna_daemon.options import DaemonOptions
+
+    _Listening = listener.Listener | MetricsServer
 
     EngineFactory = Callable[[EngineOptions], ModelEngine]
 
@@ -78,6 +82,7 @@ def run(arguments: Sequence[str], engine_factory: EngineFactory = default_engine
         identity.write_record(places.exit, _exit_record(None, code, str(error)))
         return _refuse(error, None, code)
     logs.begin(places, service.generation, parsed.start_log)
+    logging.getLogger().addHandler(LogEvents(service.watch.events))
     faulthandler.enable()
     return _serve(parsed, places, service)
 
@@ -113,7 +118,7 @@ def _exit_record(generation: str | None, code: int, reason: str) -> ExitRecord:
 
 
 def _serve(parsed: DaemonOptions, places: DaemonPlaces, service: DaemonService) -> int:
-    listeners: list[listener.Listener] = []
+    listeners: list[_Listening] = []
     try:
         _catch_signals(service)  # before the identity tells anybody whom to signal
         listeners = _listen(parsed, places, service)
@@ -136,16 +141,24 @@ def _serve(parsed: DaemonOptions, places: DaemonPlaces, service: DaemonService) 
     return code
 
 
-def _listen(parsed: DaemonOptions, places: DaemonPlaces, service: DaemonService) -> list[listener.Listener]:
+def _listen(parsed: DaemonOptions, places: DaemonPlaces, service: DaemonService) -> list[_Listening]:
     """Open the sockets and write the identity that names them; nobody is answered yet."""
     tcp = None if parsed.port is None else listener.bind_tcp(parsed.host, parsed.port)
     port = None if tcp is None else int(tcp.getsockname()[1])
     path = parsed.socket or places.socket
-    listeners = [listener.Listener(service, listener.bind_unix(path), None)]
+    listeners: list[_Listening] = [listener.Listener(service, listener.bind_unix(path), None)]
     service.addresses = (f"unix:{path}",)
     if tcp is not None and port is not None:
         listeners.append(listener.Listener(service, tcp, port))
         service.addresses += (f"{parsed.host}:{port}",)
+    if parsed.metrics_port is not None:
+        from luna_daemon.exposition import require_library
+        from luna_daemon.metrics_http import MetricsServer  # with it comes http.server, which few need
+
+        require_library()
+        server = MetricsServer(listener.bind_tcp("127.0.0.1", parsed.metrics_port), service.metrics, service.token)
+        listeners.append(server)
+        service.addresses += (server.url,)
     places.exit.unlink(missing_ok=True)
     identity.write_record(places.identity, _identity(parsed, places, service, port, path))
     _log.info("listening on %s", ", ".join(service.addresses))

@@ -82,6 +82,16 @@ from luna_daemon.status_messages import (
     StatusRequest,
     Totals,
 )
+from luna_daemon.watch_messages import (
+    Drain,
+    Drained,
+    MetricsReply,
+    MetricsRequest,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -108,6 +118,8 @@ __all__ = [
     "DeviceStatus",
     "Did",
     "Downgrade",
+    "Drain",
+    "Drained",
     "EncodeText",
     "EncodeTokens",
     "Encoded",
@@ -127,6 +139,8 @@ __all__ = [
     "LoadModel",
     "Loaded",
     "LoraUse",
+    "MetricsReply",
+    "MetricsRequest",
     "ModelFacts",
     "ModelList",
     "OpenShm",
@@ -144,6 +158,8 @@ __all__ = [
     "Shutdown",
     "ShutdownReply",
     "StatusRequest",
+    "Subscribe",
+    "Subscribed",
     "TensorOffer",
     "TextItem",
     "Tile",
@@ -153,6 +169,8 @@ __all__ = [
     "Totals",
     "UnloadModel",
     "Unloaded",
+    "Unsubscribe",
+    "Unsubscribed",
     "VaeDecode",
     "VaeEncode",
     "VaeFacts",
@@ -248,6 +266,17 @@ _ROWS = (
     _row("auth", Auth, Welcome, Lane.NOW, "TCP: the client's proof of the token.", "daemon-auth", repeatable=False),
     _row("ping", Ping, Pong, Lane.NOW, "Sign of life."),
     _row("status", StatusRequest, DaemonStatus, Lane.NOW, "What the daemon is, holds and does.", reply_as_json=True),
+    _row(
+        "metrics",
+        MetricsRequest,
+        MetricsReply,
+        Lane.NOW,
+        "Counts and times in Prometheus' text format.",
+        "settings-invalid",
+        gives=(SegmentRule("text", ("u8",), (1,)),),
+    ),
+    _row("subscribe", Subscribe, Subscribed, Lane.NOW, "Send events of some topics.", repeatable=False),
+    _row("unsubscribe", Unsubscribe, Unsubscribed, Lane.NOW, "Send no more of them.", repeatable=False),
     _row("cancel", Cancel, Cancelled, Lane.NOW, "Give up one request of this connection.", repeatable=False),
     _row(
         "open_shm",
@@ -258,6 +287,7 @@ _ROWS = (
         "transport-failed",
         repeatable=False,
     ),
+    _row("drain", Drain, Drained, Lane.NOW, "Take no new work, or take it again.", repeatable=False),
     _row("shutdown", Shutdown, ShutdownReply, Lane.NOW, "Finish what is queued, close, exit 0.", repeatable=False),
     _row(
         "list_models", ListModels, ModelList, Lane.NOW, "Loaded sets and the files under the roots.", reply_as_json=True

@@ -15,7 +15,8 @@ import psutil
 
 import luna_engine
 from luna_daemon import process_exits, transport
-from luna_daemon.frames import Limits
+from luna_daemon.fields import plain
+from luna_daemon.frames import Limits, WireTensor
 from luna_daemon.messages import (
     PROTOCOL,
     Cancel,
@@ -41,6 +42,17 @@ from luna_daemon.status_messages import (
     StatusRequest,
     Totals,
 )
+from luna_daemon.watch import DOWNGRADES_KEPT, Pulse, Watch
+from luna_daemon.watch_messages import (
+    Drain,
+    Drained,
+    MetricsReply,
+    MetricsRequest,
+    Subscribe,
+    Subscribed,
+    Unsubscribe,
+    Unsubscribed,
+)
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -48,7 +60,6 @@ if TYPE_CHECKING:
 
     from luna_daemon.connection import Connection
     from luna_daemon.engine_seam import ModelEngine
-    from luna_daemon.frames import WireTensor
     from luna_daemon.protocol import Command
     from luna_daemon.runtime.queue import Job
 
@@ -81,6 +92,7 @@ class DaemonService:
         self.generation = secrets.token_hex(8)
         self.admission = Admission(self.limits)
         self.shared_memory = SharedMemoryBudget(self.limits.shm_connection_bytes, self.limits.shm_total_bytes)
+        self.watch = Watch(self.generation)
         self.addresses: tuple[str, ...] = ()
         self._engine = engine
         self._engine_turn = threading.Lock()  # the seam's promise: one model method at a time, whichever the lane
@@ -89,9 +101,9 @@ class DaemonService:
         self._phase: tuple[str, float | None, float] | None = ("starting", None, self._began)
         self._is_ready = False
         self._is_stopping = False
+        self._draining: object | None = None
         self._connections: set[Connection] = set()
         self._totals: Counter[str] = Counter()
-        self._errors: Counter[str] = Counter()
         self._rejected = [0, -REJECTED_LOG_S]
         self._finished = threading.Event()
         self.exit_code = process_exits.ASKED
@@ -109,6 +121,10 @@ class DaemonService:
         """Start the lanes; the engine starts on the device's."""
         for lane in self._lanes.values():
             lane.start()
+        self.watch.start(Pulse(self._queue_record, self._memory_record, self._running))
+
+    def _running(self) -> dict[str, Job | None]:
+        return {lane.value: executor.running for lane, executor in self._lanes.items()}
 
     def _start_engine(self) -> None:
         self._engine.start(self._on_phase)
@@ -116,6 +132,7 @@ class DaemonService:
             self._phase = None
             self._is_ready = True
         self._ready.set()
+        self.watch.events.publish("state", "ready", {})
         _log.info("ready after %.1f s", time.monotonic() - self._began)
 
     def _on_phase(self, name: str, done: float | None) -> None:
@@ -123,6 +140,7 @@ class DaemonService:
             is_new = self._phase is None or self._phase[0] != name
             began = time.monotonic() if is_new or self._phase is None else self._phase[2]
             self._phase = (name, done, began)
+        self.watch.events.publish("state", "loading", {"done": done})
         if is_new:
             _log.info("phase: %s", name)
 
@@ -143,6 +161,13 @@ class DaemonService:
         """
         if self._is_stopping:
             raise DaemonError("daemon-draining", f"{self.name} is stopping", retry_after_ms=1000)
+        if self._draining is not None:
+            raise DaemonError(
+                "daemon-draining",
+                f"{self.name} takes no work now",
+                "wait until its keeper opens it again (drain with reopen), or ask another daemon",
+                retry_after_ms=1000,
+            )
         kind = "clip" if command.name.startswith("encode_") else command.name.partition("_")[0]
         if kind in {"clip", "vae"} and self.service_type not in {kind, "full"}:
             from luna_daemon.address import default_port
@@ -186,11 +211,28 @@ class DaemonService:
         try:
             with self._engine_turn:
                 job.check()
-                return method(job.body, job.tensors, job.check)
+                answer = method(job.body, job.tensors, job.check)
         except DaemonError as error:
             if error.code == "device-lost":
                 self._device_lost(error)
             raise
+        self._tell_models(job.command.name, answer[0])
+        return answer
+
+    def _tell_models(self, command: str, reply: Any) -> None:
+        """Publish what a command changed about models and LoRAs."""
+        topic = {"load_model": "model", "unload_model": "model", "lora_put": "lora", "lora_drop": "lora"}.get(command)
+        if topic is None:
+            return
+        facts = {
+            name: plain(value)
+            for name in ("set", "bytes", "place", "freed_bytes", "kept", "hash")
+            if (value := getattr(reply, name, None)) is not None
+        }
+        event = {"load_model": "loaded", "unload_model": "unloaded", "lora_put": "put", "lora_drop": "dropped"}[command]
+        self.watch.events.publish(topic, event, facts)
+        for name in getattr(reply, "evicted", ()):
+            self.watch.events.publish(topic, "evicted", {"set": name})
 
     def _device_lost(self, error: DaemonError) -> None:
         _log.critical("the device is lost: %s", error.message, extra={"code": error.code})
@@ -201,20 +243,34 @@ class DaemonService:
                 job.finish(job, DaemonError("device-lost", error.message, error.hint))
         threading.Timer(0.2, self._finished.set).start()  # after the reply of the request that met it
 
-    def answer_now(self, connection: Connection, command: Command, body: Any) -> Any:
+    def answer_now(self, connection: Connection, command: Command, body: Any) -> tuple[Any, list[WireTensor]]:
         """Answer a command of the lane *now* on the reader's thread."""
-        match command.name:
-            case "ping":
-                return self._pong(body)
-            case "status":
-                return self.status(body)
-            case "cancel":
-                return self._cancel_by_id(connection, body)
-            case "shutdown":
-                return ShutdownReply(accepted=not self._is_stopping)
+        match body:
+            case Ping():
+                return self._pong(body), []
+            case StatusRequest():
+                return self.status(body), []
+            case Cancel():
+                return self._cancel_by_id(connection, body), []
+            case Shutdown():
+                return ShutdownReply(accepted=not self._is_stopping), []
+            case Drain():
+                return self._drain_or_reopen(body), []
+            case Subscribe():
+                return Subscribed(*self.watch.events.subscribe(connection, body.topics, body.from_seq)), []
+            case Unsubscribe():
+                return Unsubscribed(self.watch.events.unsubscribe(connection, body.topics)), []
+            case MetricsRequest():
+                return MetricsReply(), [WireTensor.of_bytes("text", self.metrics())]
             case _:
-                reply, _tensors = getattr(self._engine, command.name)(body, {}, lambda: None)
-                return reply
+                answer: tuple[Any, list[WireTensor]] = getattr(self._engine, command.name)(body, {}, lambda: None)
+                return answer
+
+    def metrics(self) -> bytes:
+        """Return all numbers in Prometheus' text format."""
+        from luna_daemon.exposition import render
+
+        return render(self.watch.meter.read(), self.status(StatusRequest()))
 
     def _pong(self, body: Ping) -> Pong:
         state, phase, phase_s, _done = self._state()
@@ -229,7 +285,8 @@ class DaemonService:
             return "loading", phase[0], round(time.monotonic() - phase[2], 3), phase[1]
         running = self._lanes[Lane.DEVICE].running
         is_busy = running is not None and running.state == RUNNING
-        return "busy" if is_busy else "ready", None, None, None
+        is_draining = self._draining is not None
+        return "busy" if is_busy else "ready", "draining" if is_draining else None, None, None
 
     def _cancel_by_id(self, connection: Connection, body: Cancel) -> Cancelled:
         job = connection.job(body.request)
@@ -273,7 +330,7 @@ class DaemonService:
             backend_reason=snapshot.backend_reason,
             device=snapshot.device,
             queue={lane.value: self._lane_status(executor) for lane, executor in self._lanes.items()},
-            totals=Totals(self._totals["requests"], self._totals["cancelled"], dict(self._errors)),
+            totals=Totals(self._totals["requests"], self._totals["cancelled"], self.watch.meter.errors()),
         )
         return status if body.detail == "brief" else self._filled(status, snapshot)
 
@@ -283,7 +340,7 @@ class DaemonService:
             sets=snapshot.sets,
             caches={**snapshot.caches, "shm": self._shared_memory_status()},
             clients=tuple(self._client_status(one) for one in self._open_connections()),
-            downgrades=snapshot.downgrades,
+            downgrades=(*snapshot.downgrades, *self.watch.downgrades)[-DOWNGRADES_KEPT:],
         )
 
     def _shared_memory_status(self) -> CacheStatus:
@@ -293,11 +350,30 @@ class DaemonService:
         hits, misses = (sum(count[way] for count in counts) for way in ("shm", "full"))
         return CacheStatus(budget.used_bytes, budget.total_bytes, budget.connections, hits, misses)
 
-    @staticmethod
-    def _lane_status(executor: Executor) -> LaneStatus:
+    def _queue_record(self) -> dict[str, Any]:
+        return {lane.value: plain(self._lane_status(executor)) for lane, executor in self._lanes.items()}
+
+    def _memory_record(self) -> dict[str, Any]:
+        snapshot = self._engine.snapshot()
+        return {
+            "rss_bytes": psutil.Process().memory_info().rss,
+            "device": plain(snapshot.device),
+            "sets": {row.set: {"place": row.place, "bytes": row.bytes} for row in snapshot.sets},
+            "caches": {name: cache.bytes for name, cache in snapshot.caches.items()},
+        }
+
+    def _lane_status(self, executor: Executor) -> LaneStatus:
         depth, nbytes, oldest_s = executor.queue.facts()
-        running = 0 if executor.running is None else 1
-        return LaneStatus(depth, running, nbytes, None if oldest_s is None else round(oldest_s * 1000, 3))
+        job = executor.running
+        started = None if job is None else job.started
+        return LaneStatus(
+            depth=depth,
+            running=0 if job is None else 1,
+            bytes=nbytes,
+            oldest_ms=None if oldest_s is None else round(oldest_s * 1000, 3),
+            running_ms=None if started is None else round((time.monotonic() - started) * 1000, 3),
+            stalled=job is not None and self.watch.is_stalled(job.command.lane.value),
+        )
 
     def _client_status(self, connection: Connection) -> ClientStatus:
         in_flight = self.admission.of(connection)
@@ -341,10 +417,6 @@ class DaemonService:
         """Count a request."""
         self._totals["requests"] += 1
 
-    def count_error(self, code: str) -> None:
-        """Count an error that was answered."""
-        self._errors[code] += 1
-
     def note_rejected(self, why: str) -> None:
         """Log refused connections, one line a minute however many there are."""
         with self._lock:
@@ -364,11 +436,37 @@ class DaemonService:
                 return False
             self._is_stopping = True
             self.exit_reason = reason
+        self.watch.events.publish("state", "stopping", {})
         _log.info("stopping: %s", reason)
         threading.Thread(
             target=self._drain, args=(0.0 if is_forced else deadline_s,), name="luna-drain", daemon=True
         ).start()
         return True
+
+    def _drain_or_reopen(self, body: Drain) -> Drained:
+        """Close the admission and refuse at the deadline what still waits then; or open it again."""
+        with self._lock:
+            self._draining = None if body.reopen else object()
+            mine = self._draining
+        self.watch.events.publish("state", "reopened" if body.reopen else "draining", {})
+        _log.info("open again" if body.reopen else "draining")
+        if mine is not None:
+            timer = threading.Timer(body.deadline_ms / 1000, self._refuse_waiting, (mine,))
+            timer.daemon = True
+            timer.start()
+        lanes = [self._lane_status(executor) for executor in self._lanes.values()]
+        return Drained(sum(lane.depth for lane in lanes), sum(lane.running for lane in lanes))
+
+    def _refuse_waiting(self, drain: object) -> None:
+        """Refuse what waits, unless that drain was ended or replaced by another one meanwhile."""
+        if self._draining is drain:
+            for executor in self._lanes.values():
+                self._refuse_all(executor, f"{self.name} drained before this was its turn")
+
+    @staticmethod
+    def _refuse_all(executor: Executor, why: str) -> None:
+        for job in executor.queue.clear():
+            job.finish(job, DaemonError("daemon-draining", why))
 
     def _drain(self, deadline_s: float) -> None:
         deadline = time.monotonic() + deadline_s
@@ -377,8 +475,7 @@ class DaemonService:
             for lane in lanes:
                 lane.wait_idle(max(0.0, deadline - time.monotonic()))
         for lane in lanes:
-            for job in lane.queue.clear():
-                job.finish(job, DaemonError("daemon-draining", f"{self.name} stopped before this was its turn"))
+            self._refuse_all(lane, f"{self.name} stopped before this was its turn")
             if lane.running is not None:
                 lane.cancel(lane.running)
                 lane.wait_idle(1.0)
@@ -394,6 +491,7 @@ class DaemonService:
 
     def close_connections(self, linger_s: float = 1.0) -> None:
         """Send the last replies and hang up."""
+        self.watch.stop()
         deadline = time.monotonic() + linger_s
         for connection in self._open_connections():
             connection.close(max(0.0, deadline - time.monotonic()))

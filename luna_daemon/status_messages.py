@@ -135,12 +135,17 @@ class CacheStatus:
 
 @dataclass(frozen=True, slots=True)
 class LaneStatus:
-    """One queue: requests waiting and running, their payload bytes, the age of the oldest."""
+    """One queue: requests waiting and running, their payload bytes, the age of the oldest, how long one runs already.
+
+    ``stalled``: what runs takes over 60 s and five times what its like take.
+    """
 
     depth: int
     running: int
     bytes: int
     oldest_ms: float | None = None
+    running_ms: float | None = None
+    stalled: bool = False
 
     @classmethod
     def decode(cls, fields: Fields) -> LaneStatus:
@@ -150,6 +155,8 @@ class LaneStatus:
             running=fields.integer("running"),
             bytes=fields.integer("bytes"),
             oldest_ms=fields.number_or_none("oldest_ms"),
+            running_ms=fields.number_or_none("running_ms"),
+            stalled=fields.boolean("stalled", default=False),
         )
 
 

@@ -307,6 +307,11 @@ class FrameWriter:
             self._send([memoryview(frame)[sent:]] if sent < len(frame) else [])
             return True
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Return what the kernel did not take yet."""
+        return self._unsent_bytes
+
     def wait_below(self, nbytes: int) -> None:
         """Wait while more than that is unsent, so that who does not read its replies cannot ask for more."""
         if self._unsent_bytes <= nbytes:
