@@ -375,6 +375,8 @@ class Connection:
                 raise
         except DaemonError as error:
             self._refuse(job, error)
+        except Exception:  # noqa: BLE001 - border of a task, logged with its traceback; else the client would wait
+            self._refuse(job, internal_error(job.command.name, job.trace))
 
     def _watch_end(self, job: Job, header: dict[str, Any], out_bytes: int, way_out: str) -> None:
         watch = self._service.watch

@@ -127,7 +127,7 @@ class SmallEngine:
                 raise DaemonError("token-invalid", "an id is out of the vocabulary")
             out.append(floats(f"cond.{index}", (1, len(ids), 1), [float(value) for value in ids]))
             items.append(p.EncodedItem(f"cond.{index}"))
-        return p.Encoded(tuple(items), p.Did("native", body.set, "host", len(items), 1)), out
+        return p.Encoded(tuple(items), p.Did("native", body.set, "host", rows=len(items), requests=1)), out
 
     @staticmethod
     def _misbehave(body: p.EncodeTokens, check: Check) -> None:
