@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING
 from luna_engine import paths
 from luna_engine.wildcards.completion import Completion
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, TextFix
+from luna_engine.wildcards.edits import (
+    Edit,
+    add_items,
+    apply_edit,
+    move_item,
+    remove_items,
+    rename_key,
+    replace_item,
+    split_texts,
+)
 from luna_engine.wildcards.expansion import Batch, Choice, ChoiceKind, Expansion, LinkKey
 from luna_engine.wildcards.files import Root
 from luna_engine.wildcards.library import WildcardLibrary
@@ -30,6 +40,7 @@ __all__ = [
     "ChoiceKind",
     "Completion",
     "Diagnostic",
+    "Edit",
     "Expansion",
     "LinkKey",
     "Parsed",
@@ -44,8 +55,15 @@ __all__ = [
     "Use",
     "Watch",
     "WildcardLibrary",
+    "add_items",
+    "apply_edit",
     "default_roots",
+    "move_item",
     "parse",
+    "remove_items",
+    "rename_key",
+    "replace_item",
+    "split_texts",
     "tidy",
 ]
 

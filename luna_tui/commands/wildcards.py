@@ -11,80 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from luna_engine import settings
-from luna_engine.errors import InputFileError, LunaError
-from luna_engine.wildcards import Diagnostic, Severity, WildcardLibrary, default_roots
-from luna_engine.wildcards.parser import MOST_CHARACTERS
+from luna_engine.errors import LunaError
+from luna_engine.wildcards import Diagnostic, Severity
 from luna_tui import frame
+from luna_tui.commands import wildcards_edit
+from luna_tui.commands.wildcards_group import group, library_of, profile_option, roots_option, template_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
-    from luna_engine.wildcards import Batch, Change, Expansion, TreeNode
+    from luna_engine.wildcards import Batch, Change, Expansion, TreeNode, WildcardLibrary
 
-_MOST_BYTES = 4 * MOST_CHARACTERS
-
-
-@click.group("wildcards")
-@frame.global_options
-def group() -> None:
-    """Expand, count, check and watch wildcard files."""
-
-
-def _roots(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--root",
-        "roots",
-        multiple=True,
-        metavar="DIR",
-        type=click.Path(path_type=Path),
-        help="A wildcard folder (repeatable); default: the configured ones, then the bundled library.",
-    )(command)
-
-
-def _profile(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--profile",
-        type=click.Choice(["native", "dynamicprompts", "impact"]),
-        default="native",
-        show_default=True,
-        help="The dialect of the template.",
-    )(command)
-
-
-def _library(roots: tuple[Path, ...]) -> WildcardLibrary:
-    if not roots:
-        return WildcardLibrary.load(default_roots(settings.load()))
-    return WildcardLibrary.load(roots)
-
-
-def _template(text: str) -> str:
-    """Return the template: the argument, the file behind ``@``, or stdin for ``-``."""
-    if text == "-":
-        data = sys.stdin.buffer.read(_MOST_BYTES + 1)
-        source = "stdin"
-    elif text.startswith("@"):
-        source = text[1:]
-        try:
-            with Path(source).open("rb") as file:
-                data = file.read(_MOST_BYTES + 1)
-        except OSError as error:
-            raise InputFileError(
-                "file-missing",
-                f"the template {source} cannot be read: {error.strerror or error}",
-                r"write \@ in front if the text itself begins with @" if not Path(source).suffix else None,
-                file=source,
-            ) from error
-    else:
-        return text.removeprefix("\\") if text.startswith(("\\@", "\\-")) else text
-    if len(data) > _MOST_BYTES:
-        raise InputFileError("limit", f"the template {source} is larger than {_MOST_BYTES} bytes", file=source)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputFileError(
-            "encoding", f"the template {source} is not UTF-8 (byte {error.start})", "save it as UTF-8", file=source
-        ) from error
+__all__ = ["group", "wildcards_edit"]  # importing wildcards_edit registers its verbs
 
 
 def _seed(context: click.Context, parameter: click.Parameter, value: str) -> int:
@@ -142,8 +80,8 @@ def _print_json(data: Any) -> None:
 @click.option("--negative", metavar="TEXT", help="A negative prompt expanded in the same draw.")
 @click.option("--var", "variables", multiple=True, callback=_variables, metavar="K=V", help="Set a variable.")
 @click.option("--strict", is_flag=True, help="Fail if anything is an error.")
-@_profile
-@_roots
+@profile_option
+@roots_option
 def expand(
     template: str,
     seed: int,
@@ -154,9 +92,9 @@ def expand(
     **options: Any,
 ) -> int:
     """Expand TEMPLATE (@FILE reads a file, - reads stdin) and print one text a line."""
-    library = _library(roots)
-    text = _template(template)
-    parts: str | Mapping[str, str] = text if negative is None else {"": text, "negative": _template(negative)}
+    library = library_of(roots)
+    text = template_of(template)
+    parts: str | Mapping[str, str] = text if negative is None else {"": text, "negative": template_of(negative)}
     if options["mode"] == "enumerate" and negative is not None:
         raise click.UsageError("--mode enumerate walks one text; leave --negative out")
     batch = library.expand_many(parts, count, seed, unique, **options)
@@ -193,11 +131,11 @@ def _record(result: Expansion) -> dict[str, Any]:
 
 @frame.verb(group, "count")
 @click.argument("template")
-@_profile
-@_roots
+@profile_option
+@roots_option
 def count(template: str, profile: str, roots: tuple[Path, ...]) -> None:
     """Print the exact number of ways to expand TEMPLATE."""
-    total = _library(roots).count(_template(template), profile=profile)
+    total = library_of(roots).count(template_of(template), profile=profile)
     fields = {"count": total if total <= 1 << 53 else str(total)}
     frame.output().data("luna.wildcards.count/1", fields, str(total))
 
@@ -206,10 +144,10 @@ def count(template: str, profile: str, roots: tuple[Path, ...]) -> None:
 @click.argument("address", required=False)
 @click.option("--depth", type=click.IntRange(1), help="How many levels to show.")
 @click.option("--filter", "words", metavar="TEXT", help="Only addresses that contain TEXT.")
-@_roots
+@roots_option
 def tree(address: str | None, depth: int | None, words: str | None, roots: tuple[Path, ...]) -> None:
     """Print addresses with their numbers of items and combinations."""
-    library = _library(roots)
+    library = library_of(roots)
     nodes = library.tree(combinations=True)
     if address is not None:
         wanted = address.replace("\\", "/")
@@ -249,11 +187,11 @@ def _number(number: int | None) -> str:
 @click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--fail-on", type=click.Choice(["error", "warning"]), default="error", show_default=True)
 @click.option("--templates", multiple=True, metavar="FILE", help="Check prompt files against the library too.")
-@_roots
+@roots_option
 def lint(paths: tuple[Path, ...], style: str, fail_on: str, templates: tuple[str, ...], roots: tuple[Path, ...]) -> int:
     """Check whole libraries (PATH… or the roots): broken files, dead references, loops, duplicates."""
-    library = _library((*paths, *roots))
-    texts = [_template(f"@{name}") for name in templates]
+    library = library_of((*paths, *roots))
+    texts = [template_of(f"@{name}") for name in templates]
     found = library.lint(texts)
     if style == "json" or frame.output().json:
         _print_json([diagnostic.as_dict() for diagnostic in found])
@@ -271,11 +209,11 @@ def lint(paths: tuple[Path, ...], style: str, fail_on: str, templates: tuple[str
 @click.option("--seed", default="0", show_default=True, callback=_seed, metavar="N|random", help="Any integer.")
 @click.option("--count", default=5, show_default=True, type=click.IntRange(1, 1000), help="How many samples.")
 @click.option("--changes", type=click.IntRange(1), help="Stop after so many changes; default: until Ctrl-C.")
-@_roots
+@roots_option
 def watch(template: str, seed: int, count: int, changes: int | None, roots: tuple[Path, ...]) -> None:
     """Print samples of TEMPLATE, and again after each change of a file."""
-    library = _library(roots)
-    text = _template(template)
+    library = library_of(roots)
+    text = template_of(template)
     events: queue.SimpleQueue[Change] = queue.SimpleQueue()
     library.watch(events.put)
     try:

@@ -132,3 +132,27 @@ def test_watch_prints_again_after_a_change(
     assert code == 0
     assert last["changed"] == ["coast/mood.txt"]
     assert [sample["text"] for sample in last["samples"]] == ["stormy", "stormy"]
+
+
+def test_add_shows_the_change_and_writes_only_when_told(
+    luna_run: Callable[..., tuple[int, str, str]], folder: Path
+) -> None:
+    file = folder / "coast" / "harbor.yaml"
+    before = file.read_text("utf-8")
+    code, out, err = luna_run("add", "harbor:boats.small", "raft", "skiff", "--root", folder)
+    assert (code, file.read_text("utf-8")) == (0, before)
+    assert "+  small: [skiff, dinghy, raft]" in out
+    assert "already there: skiff" in err
+    assert luna_run("--readonly", "add", "harbor:boats.small", "raft", "--root", folder, "--write")[0] == 1
+    code, out, _ = luna_run(
+        "add", "harbor:boats.small", "a raft, a raft", "--split", "--root", folder, "--write", "--json"
+    )
+    assert json.loads(out)["skipped"] == ["a raft"]
+    assert file.read_text("utf-8") == before.replace("dinghy]", "dinghy, a raft]")
+
+
+def test_add_makes_a_new_list(luna_run: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    args = ("add", "harbor", "gull", "tern", "--key", "birds.sea", "--root", folder, "--write")
+    assert luna_run(*args)[0] == 0
+    assert luna_run("expand", "{2$$ $$__harbor/birds/sea__}", "--root", folder)[1] in {"gull tern\n", "tern gull\n"}
+    assert luna_run("add", "harbor:boats", "x", "--root", folder)[0] == 1
