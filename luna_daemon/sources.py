@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from luna_daemon.frames import MIB, WireTensor
 from luna_daemon.model_messages import Part as NamedPart
 from luna_daemon.model_messages import PutModel
-from luna_daemon.runtime.parts import FLOATS, KINDS, SMALL_FLOATS, Entry, byte_view, find_part
+from luna_daemon.runtime.parts import FLOATS, KINDS, SMALL_FLOATS, Entry, byte_view, find_part, require_floats
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _DTYPES = {
 }
 """torch's names -> those of safetensors headers."""
 _FLOAT_BYTES = {**FLOATS, **SMALL_FLOATS}
-"""A part holds nothing else (`find_part`)."""
+"""A part that is sent holds nothing else (`require_floats`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,7 @@ class SentParts:
             part = find_part(role, entries, lambda name: tensors[name].detach().cpu(), "the model given")
             if part is None:
                 raise DaemonError("wrong-type", f"the model given holds no {KINDS[role].label}")
+            require_floats(part)
             parts[role] = part
         return parts
 

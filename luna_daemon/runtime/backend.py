@@ -143,6 +143,13 @@ class ModelSet(Protocol):
     def vae_decode(self, latent: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
         """Decode a latent [B, C, h, w] to pixels [B, H, W, 3] fp32 in 0..1."""
 
+    def tokenize(self, text: str) -> dict[str, EncoderInput]:
+        """Turn a text into token rows, for a family whose rules Luna does not know.
+
+        Raises:
+            DaemonError: ``tokenizer-missing`` if this backend has no tokenizer of its own.
+        """
+
     def names(self) -> list[NamedTensor]:
         """List the weights in ComfyUI's state-dict names."""
 
@@ -163,6 +170,10 @@ class ModelBackend(Protocol):
     @property
     def loras(self) -> LoraShelf:
         """The LoRAs and merged copies of all its sets."""
+
+    @property
+    def reads_any(self) -> bool:
+        """Whether it takes files of architectures that Luna does not know, whole."""
 
     def usable_roles(self, family: str, roles: Sequence[str]) -> list[str]:
         """Return those of a file's roles that make a set of the family: all text encoders or none."""

@@ -11,11 +11,11 @@ import torch
 
 from luna_daemon.runtime import autoencoder, conditioning, encoder_files
 from luna_daemon.runtime.backend import NamedTensor, Place
-from luna_daemon.runtime.families import FAMILIES
+from luna_daemon.runtime.families import FAMILIES, usable_roles, wrong_roles
 from luna_daemon.runtime.lora import LoraRegistry
 from luna_daemon.runtime.memory import storage_bytes
 from luna_daemon.runtime.merged import MergedWeights
-from luna_daemon.runtime.parts import SUPPORT_HINT, require_complete
+from luna_daemon.runtime.parts import SUPPORT_HINT, require_complete, require_floats
 from luna_daemon.runtime.set_loras import LoraShelf, SetLoras
 from luna_engine.errors import DaemonError
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from luna_daemon.encode_messages import Tile
     from luna_daemon.model_messages import EncoderFacts, VaeFacts
-    from luna_daemon.runtime.backend import Encoded, EncodeItem
+    from luna_daemon.runtime.backend import Encoded, EncodeItem, EncoderInput
     from luna_daemon.runtime.lora import LoraEntry
     from luna_daemon.runtime.parts import Part
     from luna_daemon.runtime.set_loras import Match
@@ -112,6 +112,10 @@ class NativeSet:
             )
         return self._vae
 
+    def tokenize(self, text: str) -> dict[str, EncoderInput]:
+        """Refuse: what this backend encodes is tokenized by Luna's own rules."""
+        raise DaemonError("tokenizer-missing", f"{self._family} has no tokenizer here: {len(text)} characters", None)
+
     def names(self) -> list[NamedTensor]:
         """List the weights in ComfyUI's state-dict names and the types that they are kept in there."""
         listed = []
@@ -150,6 +154,7 @@ class NativeBackend:
     """
 
     name = "native"
+    reads_any = False
 
     def __init__(self, device: torch.device, loras: LoraShelf | None = None) -> None:
         self._device = device
@@ -157,6 +162,8 @@ class NativeBackend:
 
     def needed_bytes(self, parts: Mapping[str, Part], precision: str) -> int:
         """Return the bytes that the weights of a set will hold."""
+        for part in parts.values():
+            require_floats(part)
         return sum(
             part.elements * DTYPES[precision].itemsize
             if role == "vae"
@@ -173,11 +180,8 @@ class NativeBackend:
         return NativeSet(family, encoders, vae, self._device, self.loras)
 
     def usable_roles(self, family: str, roles: Sequence[str]) -> list[str]:
-        """Return the roles that make a set of the family: all of its text encoders (sd3: any) or none, and the VAE."""
-        text = [role for role in roles if role != "vae"]
-        is_text = family in FAMILIES and not _wrong_roles(family, text)
-        is_vae = family in VAE_FAMILIES or family == "auto"
-        return [role for role in roles if (is_vae if role == "vae" else is_text or family == "auto")]
+        """Return the roles that make a set of the family."""
+        return usable_roles(family, roles, VAE_FAMILIES)
 
     def resolve_precision(self, asked: str, *, has_vae: bool) -> str:
         """Resolve ``auto``: bf16 for a VAE where the card has it, else fp32. CLIP is always kept in fp16.
@@ -208,7 +212,7 @@ class NativeBackend:
                 SUPPORT_HINT,
             )
         if text_roles:
-            wrong = _wrong_roles(family, text_roles)
+            wrong = wrong_roles(family, text_roles)
             if wrong:
                 raise DaemonError(
                     "component-missing",
@@ -238,9 +242,3 @@ def _set_loras(encoders: Mapping[str, TextEncoder], shelf: LoraShelf) -> SetLora
     }
     named = {one.name: one.shape for role, encoder in encoders.items() for one in encoder_files.names(role, encoder)}
     return SetLoras(slots, named, shelf)
-
-
-def _wrong_roles(family: str, roles: Sequence[str]) -> set[str]:
-    """Return what is missing or too many among the text encoders given for a family."""
-    known = FAMILIES[family]
-    return set(roles) - set(known.shapes) if known.is_partial and roles else set(roles) ^ set(known.shapes)

@@ -13,8 +13,9 @@ from luna_daemon.runtime.backend import EncodeItem
 from luna_daemon.runtime.clip_text import ClipShape
 from luna_daemon.runtime.embeddings import EmbeddingFiles
 from luna_daemon.runtime.families import FAMILIES
+from luna_daemon.runtime.prompt_text import EMBEDDING
 from luna_daemon.runtime.results import Result, ResultCache, keys_of
-from luna_daemon.runtime.tokens import tokenize, tokenize_whole
+from luna_daemon.runtime.tokens import Tokenized, tokenize, tokenize_whole
 from luna_daemon.runtime.vocabulary import open_role_vocabulary
 from luna_daemon.tensors import from_torch, to_torch
 from luna_engine.errors import DaemonError
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from luna_daemon.runtime.backend import Encoded
     from luna_daemon.runtime.families import TextFamily
     from luna_daemon.runtime.models import HeldSet, ModelStore
-    from luna_daemon.runtime.tokens import Tokenized
     from luna_daemon.runtime.vocabulary import Vocabulary
 
     Segments = Mapping[str, WireTensor]
@@ -99,6 +99,8 @@ class ComputeCommands:
         return self._encode(held, wanted, replies, body, check)
 
     def _tokenize(self, item: TextItem, held: HeldSet, place: str) -> dict[str, Tokenized]:
+        if held.family not in FAMILIES:
+            return _tokenize_elsewhere(item, held, place)
         family = FAMILIES[held.family]
         template = _template(item, family, held.family, place)
         roles = held.model.encoders
@@ -236,6 +238,18 @@ def _template(item: TextItem, family: TextFamily, name: str, place: str) -> str 
     if "{}" not in item.template:
         raise DaemonError("request-invalid", f"{place}.template: {{}} is missing, where the text goes")
     return item.template
+
+
+def _tokenize_elsewhere(item: TextItem, held: HeldSet, place: str) -> dict[str, Tokenized]:
+    """Have the backend tokenize for a family whose rules Luna does not know."""
+    if not isinstance(item.text, str) or item.template is not None or EMBEDDING in item.text:
+        raise DaemonError(
+            "model-unsupported",
+            f"{place}: prompts of {held.family} are one text, without template and {EMBEDDING}NAME",
+            "send token ids with encode_tokens",
+        )
+    made = held.model.tokenize(item.text)
+    return {role: Tokenized(given, sum(len(row.ids) for row in given.rows), ()) for role, given in made.items()}
 
 
 def _text_reply(made: Mapping[str, Tokenized]) -> EncodedItem:

@@ -34,15 +34,19 @@ def load(role: str, part: Part, device: torch.device, check: Callable[[], None])
     Raises:
         DaemonError: ``file-damaged`` or ``wrong-type`` for a part that lacks tensors or has others.
     """
+    require_complete(part, expected_shapes(role))
     if role == "t5xxl":
-        require_complete(part, t5.expected_shapes(t5.T5_XXL))
         return t5.T5Encoder(t5.T5_XXL, part.read_all(check), device)
     if role == "qwen3_4b":
-        require_complete(part, qwen3.expected_shapes(qwen3.QWEN3_4B))
         return qwen3.Qwen3Encoder(qwen3.QWEN3_4B, part.read_all(check), device)
-    shape = _CLIP[role]
-    require_complete(part, clip_text.expected_shapes(shape))
-    return clip_text.ClipTextEncoder(shape, part.read_all(check), device)
+    return clip_text.ClipTextEncoder(_CLIP[role], part.read_all(check), device)
+
+
+def expected_shapes(role: str) -> dict[str, tuple[int, ...]]:
+    """Return standalone name → shape of every tensor that a file of a role's encoder must hold."""
+    if role == "t5xxl":
+        return t5.expected_shapes(t5.T5_XXL)
+    return qwen3.expected_shapes(qwen3.QWEN3_4B) if role == "qwen3_4b" else clip_text.expected_shapes(_CLIP[role])
 
 
 def held_bytes(role: str, part: Part, device: torch.device) -> int:
@@ -50,7 +54,7 @@ def held_bytes(role: str, part: Part, device: torch.device) -> int:
     if role not in LARGE_ROLES:
         return part.elements * (4 if device.type == "cpu" else 2)
     sizes = {**FLOATS, **SMALL_FLOATS}
-    return sum(math.prod(entry.shape) * min(WIDEST_BYTES, sizes[entry.dtype]) for entry in part.entries.values())
+    return sum(math.prod(entry.shape) * min(WIDEST_BYTES, sizes.get(entry.dtype, 1)) for entry in part.entries.values())
 
 
 def names(role: str, encoder: TextEncoder) -> list[NamedTensor]:

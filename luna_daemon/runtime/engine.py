@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from luna_daemon.frames import WireTensor
     from luna_daemon.messages import Downgrade
     from luna_daemon.model_messages import DescribeModel, ListModels, LoadModel, PutModel, UnloadModel
+    from luna_daemon.runtime.backend import ModelBackend
     from luna_daemon.runtime.compute import ComputeCommands
     from luna_daemon.runtime.device import DeviceChoice
     from luna_daemon.runtime.model_commands import ModelCommands
@@ -71,26 +72,20 @@ class Engine:
         """Import torch, take the device, choose the backend, preload and warm up.
 
         Raises:
-            DaemonError: ``device-unusable``; ``model-unsupported`` for a backend that is not there;
+            DaemonError: ``device-unusable``; ``settings-invalid`` for a backend that is not there;
                 ``precision-unsupported``; what loading a preloaded set raises.
         """
-        self._refuse_comfy()
+        self._refuse_clip_precision()
         on_phase("importing torch", None)
         choice = choose_device(self._options.device, self._options.service_type, find_cards())
         show_only(choice.card)
         from luna_daemon.runtime.setup import take_device
 
         self._device = take_device(choice, self._options.threads)
-        self._build(choice)
+        self._build(choice, self._backend(self._device, on_phase))
         self._preload(on_phase)
 
-    def _refuse_comfy(self) -> None:
-        if self._options.backend == "comfy":
-            raise DaemonError(
-                "model-unsupported", "this version of Luna has no comfy backend", "use --backend auto or native"
-            )
-        why = "asked for" if self._options.backend == "native" else "the only backend of this version"
-        self._backend_reason = why
+    def _refuse_clip_precision(self) -> None:
         clip = self._options.clip_precision
         if clip not in {None, "auto", "fp16"}:
             raise DaemonError(
@@ -99,8 +94,15 @@ class Engine:
                 "leave --clip-precision out",
             )
 
-    def _build(self, choice: DeviceChoice) -> None:
-        from luna_daemon.runtime.backend_native import NativeBackend
+    def _backend(self, device: torch.device, on_phase: OnPhase) -> ModelBackend:
+        from luna_daemon.runtime.choice import choose_backend
+
+        on_phase("choosing the backend", None)
+        backend, self._backend_reason = choose_backend(self._options.backend, self._options.comfyui, device)
+        _log.info("backend %s: %s", backend.name, self._backend_reason)
+        return backend
+
+    def _build(self, choice: DeviceChoice, backend: ModelBackend) -> None:
         from luna_daemon.runtime.compute import ComputeCommands
         from luna_daemon.runtime.model_commands import ModelCommands
         from luna_daemon.runtime.models import ModelStore
@@ -108,7 +110,7 @@ class Engine:
         options, device = self._options, self._device
         assert device is not None  # noqa: S101 - start has set it; not input
         budget = options.ram_budget_bytes if device.type == "cpu" else options.vram_budget_bytes
-        self._store = ModelStore(NativeBackend(device), self._files, self._uploads, budget)
+        self._store = ModelStore(backend, self._files, self._uploads, budget)
         precision = options.vae_precision or options.precision
         self._models = ModelCommands(self._store, options.service_type, precision)
         self._compute = ComputeCommands(self._store, options.service_type, options.comfyui)

@@ -13,7 +13,7 @@ from luna_daemon.runtime.qwen3 import QWEN3_4B
 from luna_daemon.runtime.t5 import T5_XXL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from luna_daemon.runtime.text_encoder import EncoderShape
 
@@ -64,7 +64,7 @@ BEFORE_LAST = Pick(-2, is_normed=False)
 def join_on_width(family: TextFamily, sections: Mapping[str, Section]) -> Joined:
     """Lay the encoders' states side by side, cut to the shortest."""
     tokens = min(section.cond.shape[1] for section in sections.values())
-    cond = torch.cat([sections[role].cond[:, :tokens] for role in family.shapes], dim=-1)
+    cond = torch.cat([sections[role].cond[:, :tokens] for role in family.shapes if role in sections], dim=-1)
     return Joined(cond, None if family.pooled is None else sections[family.pooled].pooled)
 
 
@@ -122,7 +122,8 @@ class TextFamily:
         pooled: the role whose pooled state is projected, if any is; for most the prompt's pooled state.
         is_projected: whether that state passes text_projection unless the request says otherwise.
         join: makes the conditioning.
-        is_partial: whether a set may lack encoders, and a prompt the tokens for some.
+        optional: roles that a set may lack: SDXL's refiner has no CLIP-L, and SD3 is trained to do without any.
+        is_partial: whether a prompt may lack the tokens for some encoders.
         min_tokens: role → length to which a text's row is filled.
         template: what a text is put into before it is cut into tokens; prompt weights are then off.
     """
@@ -132,6 +133,7 @@ class TextFamily:
     pooled: str | None
     is_projected: bool
     join: Callable[[TextFamily, Mapping[str, Section]], Joined] = join_on_width
+    optional: frozenset[str] = frozenset()
     is_partial: bool = False
     min_tokens: Mapping[str, int] = field(default_factory=dict)
     template: str | None = None
@@ -139,13 +141,20 @@ class TextFamily:
 
 FAMILIES: Mapping[str, TextFamily] = {
     "sd15": TextFamily({"l": CLIP_L}, {"l": LAST}, pooled="l", is_projected=False),
-    "sdxl": TextFamily({"l": CLIP_L, "g": CLIP_G}, {"l": BEFORE_LAST, "g": BEFORE_LAST}, pooled="g", is_projected=True),
+    "sdxl": TextFamily(
+        {"l": CLIP_L, "g": CLIP_G},
+        {"l": BEFORE_LAST, "g": BEFORE_LAST},
+        pooled="g",
+        is_projected=True,
+        optional=frozenset({"l"}),
+    ),
     "sd3": TextFamily(
         {"l": CLIP_L, "g": CLIP_G, "t5xxl": T5_XXL},
         {"l": BEFORE_LAST, "g": BEFORE_LAST, "t5xxl": LAST},
         pooled="g",
         is_projected=True,
         join=join_sd3,
+        optional=frozenset({"l", "g", "t5xxl"}),
         is_partial=True,
         min_tokens={"t5xxl": 77},
     ),
@@ -167,3 +176,17 @@ FAMILIES: Mapping[str, TextFamily] = {
         template="<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n",
     ),
 }
+
+
+def wrong_roles(family: str, roles: Sequence[str]) -> set[str]:
+    """Return what is missing or too many among the text encoders given for one of `FAMILIES`."""
+    known = FAMILIES[family]
+    given = set(roles)
+    return (given - set(known.shapes)) | (set(known.shapes) - known.optional - given if given else set(known.shapes))
+
+
+def usable_roles(family: str, roles: Sequence[str], vae_families: Container[str]) -> list[str]:
+    """Return the roles that make a set of the family: its text encoders, if all are there, and the VAE."""
+    is_text = family in FAMILIES and not wrong_roles(family, [role for role in roles if role != "vae"])
+    is_vae = family in vae_families or family == "auto"
+    return [role for role in roles if (is_vae if role == "vae" else is_text or family == "auto")]

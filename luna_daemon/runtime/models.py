@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from luna_daemon.runtime.contents import content_of
 from luna_daemon.runtime.files import Stamp
-from luna_daemon.runtime.parts import KINDS, SUPPORT_HINT, OpenFile
+from luna_daemon.runtime.parts import KINDS, SUPPORT_HINT, VAE, OpenFile
 from luna_daemon.status_messages import PartStatus, SetStatus
 from luna_engine.errors import DaemonError
 
@@ -142,7 +142,7 @@ class ModelStore:
 
     def _open(self, wanted: WantedPart, stack: contextlib.ExitStack) -> Part:
         kind = KINDS.get(wanted.role)
-        if kind is None:
+        if kind is None and not self.backend.reads_any:
             raise DaemonError(
                 "model-unsupported",
                 f"the {self.backend.name} backend has no part {wanted.role!r}; it has {', '.join(KINDS)}",
@@ -152,10 +152,12 @@ class ModelStore:
             return self._by_content(wanted, stack)
         label = wanted.id or wanted.path.name
         file = stack.enter_context(OpenFile(wanted.path, label))
-        part = file.find(wanted.role)
-        if part is None:
-            raise _without_part(file, kind.label)
-        return part
+        part = None if kind is None else file.find(wanted.role)
+        if part is not None:
+            return part
+        if self.backend.reads_any and (kind is None or kind is VAE):
+            return file.whole(wanted.role)
+        raise _without_part(file, KINDS[wanted.role].label)
 
     def has_content(self, content: str) -> bool:
         """Tell whether a part with this hash can be loaded without being sent."""
@@ -283,7 +285,16 @@ def guess_family(parts: Mapping[str, Part]) -> str:
     anything out of an SDXL checkpoint, is sdxl; CLIP-L alone is sd15's encoder. A VAE alone
     counts as sd15's if it has 4 channels and as flux's if it has 16: the families that share a number of channels
     build it alike, and what it computes does not depend on the name.
+
+    Raises:
+        DaemonError: ``request-invalid`` for architectures that Luna does not know.
     """
+    if any(part.is_whole for part in parts.values()):
+        raise DaemonError(
+            "request-invalid",
+            f"the family of {', '.join(part.source for part in parts.values())} cannot be guessed",
+            "name it as ComfyUI's CLIPLoader does, such as wan or hunyuan_video",
+        )
     text = [part for role, part in parts.items() if role != "vae"]
     if not text:
         (vae,) = parts.values()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from luna_daemon.runtime import open_clip
@@ -52,6 +52,10 @@ FLOATS: Mapping[str, int] = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 SMALL_FLOATS: Mapping[str, int] = {"F8_E4M3": 1, "F8_E5M2": 1}
 """Types that large text encoders may have besides, without scales → bytes."""
 _QUANTISED = (".comfy_quant", "scaled_fp8", ".scale_weight", ".weight_scale")
+QUANTISATION = "_quantization_metadata"
+"""Where a file's metadata says how its layers are quantised."""
+_OF_THE_FILE = ("scaled_fp8", "spiece_model")
+"""Tensors that say something of a whole text encoder: how it is quantised, its vocabulary."""
 LARGE_ROLES = frozenset({"t5xxl", "qwen3_4b"})
 
 
@@ -94,6 +98,7 @@ CLIP_G = PartKind(
     ((1280, 1280),),
     (
         "conditioner.embedders.1.model.",
+        "conditioner.embedders.0.model.",  # the refiner's only encoder
         "text_encoders.clip_g.transformer.",
         "clip_g.transformer.",
         "",
@@ -152,6 +157,8 @@ class Part:
         read: gives the tensor of a stored name.
         source: for messages; never a path of the user's machine.
         is_of_sdxl: whether an SDXL checkpoint's names stand beside it.
+        is_whole: whether it is all of a file whose architecture is not known here.
+        metadata: of the file; some quantised ones say there how to read them.
     """
 
     kind: PartKind
@@ -160,6 +167,8 @@ class Part:
     read: Callable[[str], torch.Tensor]
     source: str
     is_of_sdxl: bool = False
+    is_whole: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:
@@ -185,11 +194,12 @@ class Part:
         return tensors
 
     def content(self, check: Callable[[], None]) -> str:
-        """Return the SHA-256 over name, dtype, shape and bytes of every tensor, in name order."""
+        """Return the SHA-256 over name, dtype, shape and bytes of every tensor, in name order, and the quantisation."""
         digest = hashlib.sha256()
         for name, entry in self.entries.items():
             check()
             feed(digest, name, entry, byte_view(self.tensor(name)))
+        digest.update(str(self.metadata.get(QUANTISATION, "")).encode())
         return digest.hexdigest()
 
 
@@ -282,30 +292,30 @@ class OpenFile:
 
     def find(self, role: str) -> Part | None:
         """Return the part for a role, or None if the file has none of that kind."""
-        return find_part(role, self.entries, self.read, self.source)
+        part = find_part(role, self.entries, self.read, self.source)
+        return None if part is None else replace(part, metadata=self._header.metadata)
+
+    def whole(self, role: str) -> Part:
+        """Return everything in the file as one part, for a backend that finds its own way in it."""
+        kind = KINDS.get(role) or PartKind(role, f"a part {role!r}", "", (), ())
+        names = {name: name for name in sorted(self.entries)}
+        entries = {name: self.entries[name] for name in names}
+        return Part(kind, names, entries, self.read, self.source, is_whole=True, metadata=self._header.metadata)
 
 
 def find_part(role: str, entries: Mapping[str, Entry], read: Callable[[str], torch.Tensor], source: str) -> Part | None:
-    """Look for the part of a role among a file's tensors.
-
-    Raises:
-        DaemonError: ``model-unsupported`` for storage types that the native backend does not compute with.
-    """
+    """Look for the part of a role among a file's tensors, quantised or not (`require_floats`)."""
     kind = KINDS[role]
     for prefix in kind.prefixes:
         stored = {_standalone(name, prefix): name for name in entries if name.startswith(prefix)}
         if role == "g" and open_clip.MARKER in stored:
-            part = _open_clip_part(kind, stored, entries, read, source)
-            _require_floats(part, stored)
-            return part
+            return _open_clip_part(kind, stored, entries, read, source)
         marker = stored.get(kind.marker)
         if marker is None or entries[marker].shape not in kind.shapes:
             continue
-        names = {name: stored[name] for name in sorted(stored) if _BELONGS[role].match(name)}
+        names = {name: stored[name] for name in sorted(stored) if _BELONGS[role].match(name) or name in _OF_THE_FILE}
         is_of_sdxl = any(name.startswith("conditioner.") for name in entries)
-        part = Part(kind, names, {name: entries[old] for name, old in names.items()}, read, source, is_of_sdxl)
-        _require_floats(part, stored)
-        return part
+        return Part(kind, names, {name: entries[old] for name, old in names.items()}, read, source, is_of_sdxl)
     return None
 
 
@@ -334,16 +344,34 @@ def _standalone(name: str, prefix: str) -> str:
     return bare
 
 
-def _require_floats(part: Part, stored: Mapping[str, str]) -> None:
+def is_quantised(part: Part) -> bool:
+    """Tell whether a part's numbers are not simply the values of its tensors."""
+    return _odd_one(part) is not None
+
+
+def require_floats(part: Part) -> None:
+    """Check that the native backend computes with a part's types.
+
+    Raises:
+        DaemonError: ``model-unsupported``.
+    """
+    odd = _odd_one(part)
+    if odd is not None:
+        raise DaemonError(
+            "model-unsupported", f"{part.source} is quantised ({odd}); the native backend reads floats", SUPPORT_HINT
+        )
+
+
+def _odd_one(part: Part) -> str | None:
     known = {**FLOATS, **SMALL_FLOATS} if part.kind.role in LARGE_ROLES else FLOATS
-    odd = next((name for name, entry in part.entries.items() if entry.dtype not in known), None)
-    scaled = next((name for name in stored if name.endswith(_QUANTISED)), None)
-    if odd is None and scaled is None:
-        return
-    what = f"{odd} is {part.entries[odd].dtype}" if odd is not None else f"it holds {scaled}"
-    raise DaemonError(
-        "model-unsupported", f"{part.source} is quantised ({what}); the native backend reads floats", SUPPORT_HINT
-    )
+    if QUANTISATION in part.metadata:
+        return f"its metadata has {QUANTISATION}"
+    scaled = next((name for name in part.names if name.endswith(_QUANTISED)), None)
+    if scaled is not None:
+        return f"it holds {scaled}"
+    weights = (name for name in part.entries if name not in _OF_THE_FILE)
+    odd = next((name for name in weights if part.entries[name].dtype not in known), None)
+    return None if odd is None else f"{odd} is {part.entries[odd].dtype}"
 
 
 def require_complete(part: Part, expected: Mapping[str, tuple[int, ...]]) -> None:

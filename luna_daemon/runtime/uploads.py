@@ -10,7 +10,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from luna_daemon.runtime.parts import KINDS, TORCH_DTYPES, Entry, find_part
+from luna_daemon.runtime.parts import KINDS, TORCH_DTYPES, Entry, find_part, require_floats
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -161,6 +161,7 @@ def _read_part(data: bytes) -> Part:
     for role in KINDS:
         part = find_part(role, entries, tensors.__getitem__, SOURCE)
         if part is not None:
+            require_floats(part)
             return part
     raise DaemonError(
         "tensor-invalid",

@@ -460,7 +460,7 @@ def test_sets_of_the_settings_are_preloaded_by_name(roots: dict[str, Path], mode
             {"preload": ("mine",), "sets": {"mine": ModelSet(vae="vae/vae.safetensors")}, "service_type": "clip"},
             "component-missing",
         ),
-        ({"backend": "comfy"}, "model-unsupported"),
+        ({"backend": "comfy"}, "settings-invalid"),
         ({"clip_precision": "bf16"}, "precision-unsupported"),
     ],
 )

@@ -10,6 +10,7 @@ from transformers import Qwen3Config, Qwen3Model, T5Config, T5EncoderModel
 
 from luna_daemon.runtime import conditioning, encoder_files, qwen3, t5
 from luna_daemon.runtime.backend import Encoded, EncodeItem, EncoderInput, Row
+from luna_daemon.runtime.backend_native import NativeBackend
 from luna_daemon.runtime.clip_text import END, START, ClipShape, ClipTextEncoder
 from luna_daemon.runtime.clip_text import expected_shapes as clip_shapes
 from luna_daemon.runtime.families import FAMILIES
@@ -299,8 +300,10 @@ def test_other_encoders_of_the_width_are_refused(change: dict[str, tuple[int, ..
 
 @pytest.mark.parametrize("marker", ["scaled_fp8", "encoder.block.0.layer.0.SelfAttention.q.scale_weight"])
 def test_scaled_fp8_is_refused(marker: str) -> None:
+    part = find_part("t5xxl", {**entries("t5xxl", "", "F8_E4M3"), marker: Entry("F32", (1,))}, torch.empty, "x")
+    assert part is not None
     with pytest.raises(DaemonError) as caught:
-        find_part("t5xxl", {**entries("t5xxl", "", "F8_E4M3"), marker: Entry("F32", (1,))}, torch.empty, "x")
+        NativeBackend(CPU).needed_bytes({"t5xxl": part}, "fp16")
     assert caught.value.code == "model-unsupported"
 
 
