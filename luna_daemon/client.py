@@ -28,6 +28,16 @@ from luna_daemon.protocol import (
     ListModels,
     Loaded,
     LoadModel,
+    LoraDrop,
+    LoraDropped,
+    LoraFound,
+    LoraHas,
+    LoraList,
+    LoraPut,
+    LoraReport,
+    Loras,
+    LoraStored,
+    LoraValidate,
     MetricsRequest,
     ModelList,
     Part,
@@ -244,6 +254,62 @@ class DaemonClient(KeptConnection):
         body = EncodeText(set, tuple(items), exact, cache, result or ResultForm())
         reply = self.call("encode_text", body, poll=poll, timeout_s=timeout_s)
         return reply.body, reply.tensors
+
+    def lora_list(self) -> Loras:
+        """List the LoRAs that the daemon keeps."""
+        return cast("Loras", self.call("lora_list", LoraList()).body)
+
+    def lora_has(self, hashes: Sequence[str], *, poll: Callable[[], None] | None = None) -> LoraFound:
+        """Ask which LoRAs are there, by content hash."""
+        return cast("LoraFound", self.call("lora_has", LoraHas(tuple(hashes)), poll=poll).body)
+
+    def lora_put(
+        self,
+        blob: bytes | None = None,
+        *,
+        hash: str | None = None,  # noqa: A002 - the field's name on the wire
+        id: str | None = None,  # noqa: A002 - the field's name on the wire
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> LoraStored:
+        """Give the daemon a LoRA.
+
+        Args:
+            blob: as `luna_daemon.patches.pack` makes it, with its ``hash``; or
+            id: of a file that the daemon can read.
+
+        Raises:
+            DaemonError: ``lora-too-large`` for a blob beyond what one message may carry, and the command's own.
+        """
+        limit = self.welcome.limits["payload_in_bytes"]
+        if blob is not None and len(blob) > limit:
+            raise DaemonError(
+                "lora-too-large",
+                f"the LoRA's text-encoder part has {len(blob):,} bytes, a message takes {limit:,}",
+                "put its file below a model root of the daemon and name it by id",
+            )
+        tensors = [] if blob is None else [WireTensor.of_bytes("blob", blob)]
+        reply = self.call("lora_put", LoraPut(hash, id), tensors, poll=poll, timeout_s=timeout_s)
+        return cast("LoraStored", reply.body)
+
+    def lora_drop(
+        self,
+        hashes: Sequence[str] = (),
+        *,
+        all: bool = False,  # noqa: A002 - the field's name on the wire
+    ) -> LoraDropped:
+        """Have some LoRAs, or all, forgotten."""
+        return cast("LoraDropped", self.call("lora_drop", LoraDrop(tuple(hashes), all)).body)
+
+    def lora_validate(
+        self,
+        set: str,  # noqa: A002 - the field's name on the wire
+        *,
+        hash: str | None = None,  # noqa: A002 - the field's name on the wire
+        id: str | None = None,  # noqa: A002 - the field's name on the wire
+    ) -> LoraReport:
+        """Have a LoRA judged against a set; nothing is kept of a file."""
+        return cast("LoraReport", self.call("lora_validate", LoraValidate(set, hash, id)).body)
 
     def vae_encode(
         self,

@@ -354,17 +354,16 @@ class Did:
 
     Attributes:
         place_before: where the set was when the request began: ``device``, ``host`` or ``disk``.
-        loras: of all prompts that were computed, each LoRA and path once.
         rows, requests: size of the batch it ran in.
         tiled: ``no``, ``asked`` or ``oom``.
         transport: ``in`` and ``out``: how tensors came and went; ``reason`` where that was not the best way.
         crop: ``[height, width]`` in pixels that were kept, None if nothing was cut off.
+        loras: of all prompts that were computed, each LoRA and path once.
     """
 
     backend: str | None = None
     set: str | None = None
     place_before: str | None = None
-    loras: tuple[LoraDid, ...] = ()
     rows: int | None = field(default=None, metadata={"wire": "batch.rows"})
     requests: int | None = field(default=None, metadata={"wire": "batch.requests"})
     cached: bool = False
@@ -372,6 +371,7 @@ class Did:
     crop: tuple[int, ...] | None = None
     downgraded: tuple[Downgrade, ...] = ()
     transport: dict[str, str] = field(default_factory=dict)
+    loras: tuple[LoraDid, ...] = ()
 
     @classmethod
     def decode(cls, fields: Fields) -> Did:
@@ -382,7 +382,6 @@ class Did:
             backend=fields.text_or_none("backend"),
             set=fields.text_or_none("set"),
             place_before=fields.text_or_none("place_before"),
-            loras=fields.objects("loras", LoraDid.decode),
             rows=batch.get("rows"),
             requests=batch.get("requests"),
             cached=fields.boolean("cached", default=False),
@@ -390,6 +389,7 @@ class Did:
             crop=crop or None,
             downgraded=fields.objects("downgraded", Downgrade.decode),
             transport=fields.scalars("transport", (str,)),
+            loras=fields.objects("loras", LoraDid.decode),
         )
 
     def as_wire(self) -> dict[str, Any]:

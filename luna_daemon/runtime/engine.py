@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from luna_daemon.encode_messages import EncodeTokens
+from luna_daemon.lora_messages import LoraFound, Loras
 from luna_daemon.model_messages import ModelList, SetRow
 from luna_daemon.runtime.device import choose_device, find_cards, show_only
 from luna_daemon.runtime.files import ModelFiles, find_roots
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import EncodeText, VaeDecode, VaeEncode
     from luna_daemon.engine_seam import Answer, Check, EngineOptions, OnPhase
     from luna_daemon.frames import WireTensor
+    from luna_daemon.lora_messages import LoraDrop, LoraHas, LoraList, LoraPut, LoraValidate
     from luna_daemon.messages import Downgrade
     from luna_daemon.model_messages import DescribeModel, ListModels, LoadModel, PutModel, UnloadModel
     from luna_daemon.runtime.backend import ModelBackend
     from luna_daemon.runtime.compute import ComputeCommands
     from luna_daemon.runtime.device import DeviceChoice
+    from luna_daemon.runtime.lora_commands import LoraCommands
     from luna_daemon.runtime.model_commands import ModelCommands
     from luna_daemon.runtime.models import ModelStore
 
@@ -65,6 +68,7 @@ class Engine:
         self._store: ModelStore | None = None
         self._models: ModelCommands | None = None
         self._compute: ComputeCommands | None = None
+        self._loras: LoraCommands | None = None
 
     # ---- start and status -----------------------------------------------------------------------------------
 
@@ -104,6 +108,7 @@ class Engine:
 
     def _build(self, choice: DeviceChoice, backend: ModelBackend) -> None:
         from luna_daemon.runtime.compute import ComputeCommands
+        from luna_daemon.runtime.lora_commands import LoraCommands
         from luna_daemon.runtime.model_commands import ModelCommands
         from luna_daemon.runtime.models import ModelStore
 
@@ -114,6 +119,7 @@ class Engine:
         precision = options.vae_precision or options.precision
         self._models = ModelCommands(self._store, options.service_type, precision)
         self._compute = ComputeCommands(self._store, options.service_type, options.comfyui)
+        self._loras = LoraCommands(self._store.backend.loras.registry, self._store, device)
         self._device_status = DeviceStatus(
             kind=device.type,
             uuid=choice.card.uuid if choice.card else None,
@@ -201,6 +207,26 @@ class Engine:
         """Encode texts."""
         return self._command("encoding text", self._ready_compute().encode_text, body, segments, check)
 
+    def lora_list(self, body: LoraList, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
+        """List the LoRAs that are kept, on any thread."""
+        return (Loras(()) if self._loras is None else self._loras.lora_list()), []
+
+    def lora_has(self, body: LoraHas, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
+        """Tell which LoRAs are here, on any thread."""
+        return (LoraFound((), body.hashes) if self._loras is None else self._loras.lora_has(body)), []
+
+    def lora_put(self, body: LoraPut, segments: Segments, check: Check) -> Answer:
+        """Take a LoRA in."""
+        return self._command("taking a LoRA", self._ready_loras().lora_put, body, segments, check)
+
+    def lora_drop(self, body: LoraDrop, segments: Segments, check: Check) -> Answer:
+        """Forget LoRAs."""
+        return self._command("forgetting LoRAs", self._ready_loras().lora_drop, body, segments, check)
+
+    def lora_validate(self, body: LoraValidate, segments: Segments, check: Check) -> Answer:
+        """Judge a LoRA against a set."""
+        return self._command("judging a LoRA", self._ready_loras().lora_validate, body, segments, check)
+
     def vae_encode(self, body: VaeEncode, segments: Segments, check: Check) -> Answer:
         """Encode pixels."""
         return self._command("encoding an image", self._ready_compute().vae_encode, body, segments, check)
@@ -218,6 +244,11 @@ class Engine:
         if self._compute is None:
             raise _loading()
         return self._compute
+
+    def _ready_loras(self) -> LoraCommands:
+        if self._loras is None:
+            raise _loading()
+        return self._loras
 
     def _command(
         self, doing: str, method: Callable[[Any, Segments, Check], Answer], body: Any, segments: Segments, check: Check

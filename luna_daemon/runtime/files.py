@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 EMBEDDINGS = "embeddings"
 _SUFFIXES = (".safetensors", ".sft")
-# Folders of a ComfyUI models folder that can hold text encoders, VAEs and textual inversions.
-_COMFYUI_FOLDERS = ("checkpoints", "text_encoders", "clip", "vae", EMBEDDINGS)
+# Folders of a ComfyUI models folder that can hold text encoders, VAEs, LoRAs and textual inversions.
+_COMFYUI_FOLDERS = ("checkpoints", "text_encoders", "clip", "vae", "loras", EMBEDDINGS)
 
 
 def find_roots(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, Path]:

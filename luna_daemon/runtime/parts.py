@@ -263,6 +263,10 @@ class OpenFile:
         except InputFileError as error:
             raise DaemonError(error.code, f"{self.source}: {error.message}", error.hint) from error
 
+    def size_bytes(self, stored: str) -> int:
+        """Return the bytes of one tensor."""
+        return self._infos[stored].size_bytes
+
     def read(self, stored: str) -> torch.Tensor:
         """Read one tensor by its stored name."""
         import torch

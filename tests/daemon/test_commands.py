@@ -41,6 +41,11 @@ def request(name: str, error: str = "") -> tuple[Any, list[p.WireTensor]]:
         "unload_model": (p.UnloadModel(told), []),
         "encode_tokens": (tokens(told), [IDS]),
         "encode_text": (p.EncodeText(told, (p.TextItem("a cat"),)), []),
+        "lora_list": (p.LoraList(), []),
+        "lora_has": (p.LoraHas(("h1",)), []),
+        "lora_put": (p.LoraPut(told), [p.WireTensor.of_bytes("blob", b"12345")]),
+        "lora_drop": (p.LoraDrop(("h1",)), []),
+        "lora_validate": (p.LoraValidate(told, "h1"), []),
         "vae_encode": (p.VaeEncode(told), [PIXELS]),
         "vae_decode": (p.VaeDecode(told), [LATENT]),
         "ping": (p.Ping("n"), []),
@@ -182,6 +187,28 @@ def test_encode_text_counts_tokens(wire: WireDaemon) -> None:
 
 def text_item(text: str) -> p.TextItem:
     return p.TextItem(text)
+
+
+def test_the_lora_commands_answer_with_their_bodies(wire: WireDaemon) -> None:
+    client = wire.client()
+    assert len(client.lora_list().entries) == 500  # may outgrow a header
+    assert client.lora_has(["h1", "x"]) == p.LoraFound(("h1",), ("x",))
+    stored = client.lora_put(b"12345", hash="h9")
+    assert (stored.entry.hash, stored.entry.bytes, stored.sets["s"].matched) == ("h9", 5, 1)
+    assert client.lora_put(id="loras/a.safetensors").entry.source == "loras/a.safetensors"
+    assert client.lora_drop(["h1"]) == p.LoraDropped(10, ("h1",))
+    report = client.lora_validate("s", hash="h1")
+    assert (report.form, report.ranks, report.problems) == ("mixed", (4, 16), ("one is not there",))
+
+
+def test_a_lora_that_no_message_can_carry_is_refused_before_it_is_sent(
+    wire: WireDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = wire.client()
+    monkeypatch.setitem(client.welcome.limits, "payload_in_bytes", 4)
+    with pytest.raises(DaemonError) as caught:
+        client.lora_put(b"12345", hash="h9")
+    assert caught.value.code == "lora-too-large"
 
 
 def test_vae_encode_and_decode(wire: WireDaemon) -> None:

@@ -43,6 +43,11 @@ REQUESTS: dict[str, Any] = {
     "unload_model": wire.UnloadModel(all=True),
     "encode_tokens": wire.EncodeTokens("sd15", (ITEM,), exact=True),
     "encode_text": wire.EncodeText("sd15", (wire.TextItem({"l": "a", "g": "b"}, layer=-2),)),
+    "lora_list": wire.LoraList(),
+    "lora_has": wire.LoraHas(("a", "b")),
+    "lora_put": wire.LoraPut("h"),
+    "lora_drop": wire.LoraDrop(("h",)),
+    "lora_validate": wire.LoraValidate("sd15", id="loras/a.safetensors"),
     "vae_encode": wire.VaeEncode("sd15", wire.Tile(512, 512, 64)),
     "vae_decode": wire.VaeDecode("sd15", None, {"a": 1}),
 }
@@ -149,13 +154,13 @@ def test_what_was_done_survives_the_wire() -> None:
         "native",
         "s",
         "host",
-        (messages.LoraDid("h", "side", 2),),
         2,
         1,
         cached=True,
         tiled="oom",
         crop=(8, 8),
         downgraded=(messages.Downgrade("a", "b", "c"),),
+        loras=(messages.LoraDid("h", "side", 2),),
     )
     assert decode_body(messages.Did, plain(did), strict=False) == did
 

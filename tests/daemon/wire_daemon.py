@@ -146,6 +146,25 @@ class SmallEngine:
         length = len(body.items[0].text)
         return p.Encoded((p.EncodedItem("cond", tokens={"l": length}),)), [floats("cond", (1, 1, 1), [float(length)])]
 
+    def lora_list(self, body: p.LoraList, tensors: Segments, check: Check) -> Answer:
+        return p.Loras(tuple(p.LoraRow(f"h{n}", "low_rank", n, 1) for n in range(500))), []
+
+    def lora_has(self, body: p.LoraHas, tensors: Segments, check: Check) -> Answer:
+        here = tuple(name for name in body.hashes if name.startswith("h"))
+        return p.LoraFound(here, tuple(name for name in body.hashes if name not in here)), []
+
+    def lora_put(self, body: p.LoraPut, tensors: Segments, check: Check) -> Answer:
+        obey(body.hash)
+        nbytes = tensors["blob"].nbytes if "blob" in tensors else 0
+        return p.LoraStored(p.LoraRow(body.hash or "h", "low_rank", nbytes, 1, body.id), {"s": p.LoraMatch(1)}), []
+
+    def lora_drop(self, body: p.LoraDrop, tensors: Segments, check: Check) -> Answer:
+        return p.LoraDropped(10, body.hashes), []
+
+    def lora_validate(self, body: p.LoraValidate, tensors: Segments, check: Check) -> Answer:
+        obey(body.set)
+        return p.LoraReport(body.hash or "h", "mixed", 3, ("a",), 1, (4, 16), ("one is not there",)), []
+
     def vae_encode(self, body: p.VaeEncode, tensors: Segments, check: Check) -> Answer:
         obey(body.set)
         return p.Latent(p.Did("native")), [floats("latent", (1, 1, 1, 1), [float(tensors["pixels"].nbytes)])]
