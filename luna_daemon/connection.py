@@ -466,14 +466,15 @@ def _reply_frame(
 def _timing(job: Job) -> dict[str, float]:
     now = time.monotonic()
     started = now if job.started is None else job.started
-    run = (now - started) * 1000
     is_load = job.command.lane is Lane.LOAD
-    return {
-        "queue": round((started - job.received) * 1000, 3),
-        "window": 0.0,
-        "load": round(run, 3) if is_load else 0.0,
-        "run": 0.0 if is_load else round(run, 3),
+    load_s = now - started if is_load else job.load_s
+    spent_s = {
+        "queue": started - job.received,
+        "window": job.window_s,
+        "load": load_s,
+        "run": max(0.0, now - started - job.window_s - load_s),
     }
+    return {name: round(seconds * 1000, 3) for name, seconds in spent_s.items()}
 
 
 def _error_record(error: DaemonError) -> dict[str, Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from luna_daemon.frames import WireTensor
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
 Check = Callable[[], None]
 OnPhase = Callable[[str, "float | None"], None]
 Answer = tuple[Any, "list[WireTensor]"]
+OnDevice = Callable[[Callable[[], Any]], Any]
+"""Runs short work on the device's thread, between batches, and returns what it gives or raises what it raises."""
+
+
+def here(work: Callable[[], Any]) -> Any:
+    """Run it on the thread that asks: the `OnDevice` of an engine without lanes."""
+    return work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +55,58 @@ class EngineOptions:
     exact: bool = False
 
 
+class Encoding(Protocol):
+    """An encode request that was looked at: valid, tokenised, what is in memory already found.
+
+    Attributes:
+        key: requests of equal keys may share a batch; None runs alone.
+        rows: how many rows of tokens are still to be computed; 0 if all results are in memory.
+        row_bytes: what one of them takes at most while it runs.
+    """
+
+    key: Hashable | None
+    rows: int
+    row_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What became of a batch: an answer for each request, and the seconds until the model was in place."""
+
+    answers: tuple[Answer, ...]
+    load_s: float = 0.0
+
+
 class ModelEngine(Protocol):
     """What `luna_daemon.runtime.engine.Engine` offers.
 
-    `start` and the model methods run on the executor or loader thread, one at a time; `snapshot`, `recall` and
-    `list_models` on any. A model method takes the decoded body, the segments by name and a check that raises on cancel
-    or deadline, and returns the reply's body and segments. Failures are DaemonError with the codes of the protocol
-    table.
+    Two threads call it. Everything that touches a device or a loaded model runs on the device's: `start`, the commands
+    of the device lane, `prepare`, `encode`. The commands of the load lane run on the loader's, beside it: they read and
+    check files there and hand the rest to the device's thread by the `OnDevice` of `start`. `snapshot`, `group`,
+    `recall` and the commands of the lane *now* may be called on any thread.
+
+    A command takes the decoded body, the segments by name and a check that raises on cancel or deadline, and returns
+    the reply's body and segments. Failures are DaemonError with the codes of the protocol table.
     """
 
-    def start(self, on_phase: OnPhase) -> None:
+    def start(self, on_phase: OnPhase, on_device: OnDevice = here) -> None:
         """Import torch, take the device, probe the backend, preload, warm up."""
+        ...
+
+    def group(self, body: Any) -> Hashable | None:
+        """Say at once which requests a request might be batched with; None for one that runs alone."""
+        ...
+
+    def prepare(self, body: Any, segments: Mapping[str, WireTensor], check: Check) -> Encoding:
+        """Look at a request that has a group."""
+        ...
+
+    def row_cap(self, encoding: Encoding) -> int:
+        """Return how many rows like its own may run at once now."""
+        ...
+
+    def encode(self, batch: Sequence[Encoding], check: Check) -> Ran:
+        """Encode prepared requests of one key together."""
         ...
 
     def recall(self, body: Any, segments: Mapping[str, WireTensor]) -> Answer | None:

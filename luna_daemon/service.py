@@ -17,6 +17,7 @@ import luna_engine
 from luna_daemon import process_exits, transport
 from luna_daemon.fields import plain
 from luna_daemon.frames import Limits, WireTensor
+from luna_daemon.lanes import EngineLane
 from luna_daemon.messages import (
     PROTOCOL,
     Cancel,
@@ -56,8 +57,6 @@ from luna_daemon.watch_messages import (
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from luna_daemon.connection import Connection
     from luna_daemon.engine_seam import ModelEngine
     from luna_daemon.protocol import Command
@@ -95,7 +94,6 @@ class DaemonService:
         self.watch = Watch(self.generation)
         self.addresses: tuple[str, ...] = ()
         self._engine = engine
-        self._engine_turn = threading.Lock()  # the seam's promise: one model method at a time, whichever the lane
         self._began = time.monotonic()
         self._lock = threading.Lock()
         self._phase: tuple[str, float | None, float] | None = ("starting", None, self._began)
@@ -109,11 +107,12 @@ class DaemonService:
         self.exit_code = process_exits.ASKED
         self.exit_reason = "asked"
         self.failure: BaseException | None = None
-        self._lanes = {
-            Lane.DEVICE: Executor("device", self._run, self._start_engine, self._engine_failed),
-            Lane.LOAD: Executor("load", self._run, self._wait_ready),
-        }
         self._ready = threading.Event()
+        runs = EngineLane(engine, self._tell_models, self._device_lost)
+        self._lanes = {
+            Lane.DEVICE: Executor("device", runs, self._start_engine, self._engine_failed),
+            Lane.LOAD: Executor("load", runs, self._wait_ready),
+        }
 
     # starting
 
@@ -124,10 +123,10 @@ class DaemonService:
         self.watch.start(Pulse(self._queue_record, self._memory_record, self._running))
 
     def _running(self) -> dict[str, Job | None]:
-        return {lane.value: executor.running for lane, executor in self._lanes.items()}
+        return {lane.value: next(iter(executor.running), None) for lane, executor in self._lanes.items()}
 
     def _start_engine(self) -> None:
-        self._engine.start(self._on_phase)
+        self._engine.start(self._on_phase, self._lanes[Lane.DEVICE].call)
         with self._lock:
             self._phase = None
             self._is_ready = True
@@ -185,7 +184,7 @@ class DaemonService:
         None if it must be run. An idle device answers as fast, and looks only once.
         """
         lane = self._lanes[job.command.lane]
-        if job.command.lane is not Lane.DEVICE or lane.running is None:
+        if job.command.lane is not Lane.DEVICE or not lane.running:
             return None
         job.started = time.monotonic()
         try:
@@ -200,24 +199,13 @@ class DaemonService:
 
     def enqueue(self, job: Job) -> None:
         """Hand an admitted request to its lane."""
-        self._lanes[job.command.lane].queue.put(job)
+        if job.command.lane is Lane.DEVICE:
+            job.group = self._engine.group(job.body)
+        self._lanes[job.command.lane].put(job)
         if getattr(job.body, "wait", True) is False:
             timer = threading.Timer(NO_WAIT_S, lambda: job.client.refuse_wait(job))  # type: ignore[attr-defined]  # clients are connections
             timer.daemon = True
             timer.start()
-
-    def _run(self, job: Job) -> tuple[Any, list[WireTensor]]:
-        method: Callable[..., tuple[Any, list[WireTensor]]] = getattr(self._engine, job.command.name)
-        try:
-            with self._engine_turn:
-                job.check()
-                answer = method(job.body, job.tensors, job.check)
-        except DaemonError as error:
-            if error.code == "device-lost":
-                self._device_lost(error)
-            raise
-        self._tell_models(job.command.name, answer[0])
-        return answer
 
     def _tell_models(self, command: str, reply: Any) -> None:
         """Publish what a command changed about models and LoRAs."""
@@ -283,8 +271,7 @@ class DaemonService:
             return "stopping", None, None, None
         if not self._is_ready and phase is not None:
             return "loading", phase[0], round(time.monotonic() - phase[2], 3), phase[1]
-        running = self._lanes[Lane.DEVICE].running
-        is_busy = running is not None and running.state == RUNNING
+        is_busy = any(job.state == RUNNING for job in self._lanes[Lane.DEVICE].running)
         is_draining = self._draining is not None
         return "busy" if is_busy else "ready", "draining" if is_draining else None, None, None
 
@@ -364,15 +351,15 @@ class DaemonService:
 
     def _lane_status(self, executor: Executor) -> LaneStatus:
         depth, nbytes, oldest_s = executor.queue.facts()
-        job = executor.running
-        started = None if job is None else job.started
+        jobs = executor.running
+        started = min((job.started for job in jobs if job.started is not None), default=None)
         return LaneStatus(
             depth=depth,
-            running=0 if job is None else 1,
+            running=len(jobs),
             bytes=nbytes,
             oldest_ms=None if oldest_s is None else round(oldest_s * 1000, 3),
             running_ms=None if started is None else round((time.monotonic() - started) * 1000, 3),
-            stalled=job is not None and self.watch.is_stalled(job.command.lane.value),
+            stalled=bool(jobs) and self.watch.is_stalled(jobs[0].command.lane.value),
         )
 
     def _client_status(self, connection: Connection) -> ClientStatus:
@@ -476,9 +463,9 @@ class DaemonService:
                 lane.wait_idle(max(0.0, deadline - time.monotonic()))
         for lane in lanes:
             self._refuse_all(lane, f"{self.name} stopped before this was its turn")
-            if lane.running is not None:
-                lane.cancel(lane.running)
-                lane.wait_idle(1.0)
+            for job in lane.running:
+                lane.cancel(job)
+            lane.wait_idle(1.0)
         self._finished.set()
 
     def finish(self) -> None:

@@ -172,6 +172,10 @@ class ModelBackend(Protocol):
         """The LoRAs and merged copies of all its sets."""
 
     @property
+    def builds_on_device(self) -> bool:
+        """Whether `load` must run on the device's thread, because it shares state with what runs there."""
+
+    @property
     def reads_any(self) -> bool:
         """Whether it takes files of architectures that Luna does not know, whole."""
 

@@ -285,6 +285,7 @@ class ComfyBackend:
     """Builds sets with the user's ComfyUI (see `luna_daemon.runtime.backend.ModelBackend`)."""
 
     name = "comfy"
+    builds_on_device = True  # ComfyUI's own record of loaded models is not for two threads
     reads_any = True
 
     def __init__(self, comfy: Comfy, device: torch.device) -> None:

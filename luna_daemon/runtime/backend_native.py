@@ -154,6 +154,7 @@ class NativeBackend:
     """
 
     name = "native"
+    builds_on_device = False
     reads_any = False
 
     def __init__(self, device: torch.device, loras: LoraShelf | None = None) -> None:

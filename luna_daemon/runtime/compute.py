@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luna_daemon.encode_messages import Encoded as EncodedReply
-from luna_daemon.encode_messages import EncodedItem, Image, Latent
+from luna_daemon.encode_messages import EncodedItem, EncodeTokens, Image, Latent
+from luna_daemon.engine_seam import Ran
 from luna_daemon.messages import Did
 from luna_daemon.runtime import images, items
 from luna_daemon.runtime.backend import EncodeItem
@@ -21,12 +23,12 @@ from luna_daemon.tensors import from_torch, to_torch
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import torch
 
-    from luna_daemon.encode_messages import EncodeText, EncodeTokens, TextItem, Tile, VaeDecode, VaeEncode
+    from luna_daemon.encode_messages import EncodeText, TextItem, Tile, VaeDecode, VaeEncode
     from luna_daemon.engine_seam import Answer, Check
     from luna_daemon.frames import WireTensor
     from luna_daemon.messages import LoraDid
@@ -37,6 +39,67 @@ if TYPE_CHECKING:
     from luna_daemon.runtime.vocabulary import Vocabulary
 
     Segments = Mapping[str, WireTensor]
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What became of one: its tensors, and how its LoRAs were applied."""
+
+    result: Result
+    loras: tuple[LoraDid, ...]
+
+
+_STATES = 16 * 4
+"""Bytes of work per token and width: fp32, the wide layers, attention, what is kept of blocks; an upper bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Missing:
+    """One item that must be computed: where it stands in its request, and what tells it from others."""
+
+    index: int
+    item: EncodeItem
+    key: Hashable
+    dtype: str
+
+
+class Encoding:
+    """A request that was looked at (see `luna_daemon.engine_seam.Encoding`).
+
+    Attributes:
+        wanted: its items.
+        found: what is in memory of each item, None for what must be computed.
+    """
+
+    def __init__(
+        self,
+        held: HeldSet,
+        wanted: list[EncodeItem],
+        replies: list[EncodedItem],
+        dtype: str,
+        keys: list[bytes],
+        found: list[Result | None],
+        *,
+        is_exact: bool,
+    ) -> None:
+        self.held = held
+        self.replies = replies
+        self.found = found
+        self.wanted = wanted
+        self._dtype = dtype
+        self._keys = keys
+        inputs = [(role, given) for one in self.missing() for role, given in one.item.encoders.items()]
+        shape = frozenset((role, len(row.ids)) for role, given in inputs for row in given.rows)
+        self.rows = sum(len(given.rows) for _, given in inputs)
+        self.key: Hashable | None = None if is_exact else (held.id, shape)
+        widths = {role: facts.width for role, facts in held.model.encoders.items()}
+        self.row_bytes = max((_STATES * length * widths[role] for role, length in shape), default=0)
+
+    def missing(self) -> Iterator[_Missing]:
+        """Give the items that are not in memory."""
+        for index, item in enumerate(self.wanted):
+            if self.found[index] is None:
+                yield _Missing(index, item, self._keys[index] if self._keys else (id(self), index), self._dtype)
 
 
 class ComputeCommands:
@@ -70,17 +133,18 @@ class ComputeCommands:
         if found is None:
             return None
         held.touch()
-        return self._reply(held, found, [EncodedItem("", cached=True)] * len(found), 0)
+        return self._reply(held, found, [EncodedItem("", cached=True)] * len(found))
 
-    def encode_tokens(self, body: EncodeTokens, segments: Segments, check: Check) -> Answer:
-        """Encode prompts whose tokens the client made."""
-        held = self._set(body.set, "text")
-        wanted = _token_items(body, segments, held)
-        return self._encode(held, wanted, [EncodedItem("")] * len(wanted), body, check)
+    def prepare(self, body: EncodeTokens | EncodeText, segments: Segments) -> Encoding:
+        """Check a request, turn its texts into tokens and look for its results in memory.
 
-    def encode_text(self, body: EncodeText, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
-        """Encode prompts given as text."""
+        Raises:
+            DaemonError: whatever is wrong with it.
+        """
         held = self._set(body.set, "text")
+        if isinstance(body, EncodeTokens):
+            wanted = _token_items(body, segments, held)
+            return self._encoding(held, wanted, [EncodedItem("")] * len(wanted), body)
         wanted, replies = [], []
         for index, item in enumerate(body.items):
             made = self._tokenize(item, held, f"items.{index}")
@@ -96,7 +160,26 @@ class ComputeCommands:
                 )
             )
             replies.append(_text_reply(made))
-        return self._encode(held, wanted, replies, body, check)
+        return self._encoding(held, wanted, replies, body)
+
+    def _encoding(
+        self,
+        held: HeldSet,
+        wanted: list[EncodeItem],
+        replies: list[EncodedItem],
+        body: EncodeTokens | EncodeText,
+    ) -> Encoding:
+        dtype = body.result.dtype
+        keys = [] if body.cache == "bypass" else keys_of(held.id, wanted, dtype, is_exact=body.exact)
+        found: list[Result | None] = [None] * len(wanted)
+        if body.cache == "use":
+            found = [self.results.get(key) for key in keys]
+        if body.exact and None in found:
+            found = [None] * len(wanted)  # the batch is part of an exact result
+        encoding = Encoding(held, wanted, replies, dtype, keys, found, is_exact=body.exact)
+        for one in encoding.missing():
+            held.model.check_loras(one.item)
+        return encoding
 
     def _tokenize(self, item: TextItem, held: HeldSet, place: str) -> dict[str, Tokenized]:
         if held.family not in FAMILIES:
@@ -124,41 +207,41 @@ class ComputeCommands:
             self._vocabularies[role] = open_role_vocabulary(role, self._comfyui)
         return self._vocabularies[role]
 
-    def _encode(
-        self,
-        held: HeldSet,
-        wanted: Sequence[EncodeItem],
-        replies: Sequence[EncodedItem],
-        body: EncodeTokens | EncodeText,
-        check: Check,
-    ) -> Answer:
-        """Compute what is not in memory, keep it, and put all together in the order of the items."""
-        dtype = body.result.dtype
-        keys = [] if body.cache == "bypass" else keys_of(held.id, wanted, dtype, is_exact=body.exact)
-        found = [self.results.get(key) for key in keys] if body.cache == "use" else [None] * len(wanted)
-        if body.exact and None in found:
-            found = [None] * len(wanted)  # the batch is part of an exact result
-        missing = [index for index, result in enumerate(found) if result is None]
-        for index in missing:
-            held.model.check_loras(wanted[index])
-        encoded = held.model.encode([wanted[index] for index in missing], check) if missing else []
+    def encode(self, batch: Sequence[Encoding], check: Check) -> Ran:
+        """Compute what is not in memory of requests of one set, keep it, and answer each in the order of its items."""
+        held = batch[0].held
+        by_key = {one.key: one for encoding in batch for one in encoding.missing()}
+        asked = list(by_key.values())  # what two of them ask for is computed once
+        encoded = held.model.encode([one.item for one in asked], check) if asked else []
+        made = {one.key: _Made(_result(each, one.dtype), each.loras) for one, each in zip(asked, encoded, strict=True)}
+        for one in asked:
+            if isinstance(one.key, bytes):
+                self.results.put(one.key, made[one.key].result)
+        rows = sum(len(given.rows) for one in asked for given in one.item.encoders.values())
+        requests = sum(1 for encoding in batch if encoding.rows)
         held.touch()
-        made = {index: _result(one, dtype) for index, one in zip(missing, encoded, strict=True)}
-        if keys:
-            for index, result in made.items():
-                self.results.put(keys[index], result)
-        rows = sum(len(given.rows) for index in missing for given in wanted[index].encoders.values())
-        named = [dataclasses.replace(reply, cached=index not in made) for index, reply in enumerate(replies)]
-        applied = tuple(dict.fromkeys(lora for one in encoded for lora in one.loras))
-        whole = [made.get(index) or result for index, result in enumerate(found)]
-        return self._reply(held, whole, named, rows, applied)
+        return Ran(tuple(self._answer(encoding, made, rows, requests) for encoding in batch))
+
+    def _answer(self, encoding: Encoding, made: Mapping[Hashable, _Made], rows: int, requests: int) -> Answer:
+        found = list(encoding.found)
+        loras: dict[LoraDid, None] = {}
+        for one in encoding.missing():
+            found[one.index] = made[one.key].result
+            loras |= dict.fromkeys(made[one.key].loras)
+        replies = [
+            dataclasses.replace(reply, cached=encoding.found[index] is not None)
+            for index, reply in enumerate(encoding.replies)
+        ]
+        is_computed = encoding.rows > 0
+        return self._reply(encoding.held, found, replies, rows if is_computed else 0, requests, tuple(loras))
 
     def _reply(
         self,
         held: HeldSet,
         results: Sequence[Result | None],
         replies: Sequence[EncodedItem],
-        rows: int,
+        rows: int = 0,
+        requests: int = 1,
         loras: tuple[LoraDid, ...] = (),
     ) -> Answer:
         did = Did(
@@ -167,7 +250,7 @@ class ComputeCommands:
             place_before=held.model.place.value,
             loras=loras,
             rows=rows or None,
-            requests=1 if rows else None,
+            requests=requests if rows else None,
             cached=not rows,
         )
         tensors: list[WireTensor] = []

@@ -1,7 +1,7 @@
 """The engine: what the server calls for every model command. It owns the device, the backend and the sets.
 
-torch is imported in `start`, not before. Model methods run on the executor or loader thread; `snapshot` and
-`list_models` on any. Failures of the device become errors of the protocol here, and only here.
+torch is imported in `start`, not before. Which thread calls what is said at `luna_daemon.engine_seam.ModelEngine`.
+Failures of the device become errors of the protocol here, and only here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon.encode_messages import EncodeTokens
+from luna_daemon.encode_messages import EncodeText, EncodeTokens
+from luna_daemon.engine_seam import here
 from luna_daemon.lora_messages import LoraFound, Loras
 from luna_daemon.model_messages import ModelList, SetRow
 from luna_daemon.runtime.device import choose_device, find_cards, show_only
@@ -23,12 +24,12 @@ from luna_engine import settings as luna_settings
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     import torch
 
-    from luna_daemon.encode_messages import EncodeText, VaeDecode, VaeEncode
-    from luna_daemon.engine_seam import Answer, Check, EngineOptions, OnPhase
+    from luna_daemon.encode_messages import VaeDecode, VaeEncode
+    from luna_daemon.engine_seam import Answer, Check, Encoding, EngineOptions, OnDevice, OnPhase, Ran
     from luna_daemon.frames import WireTensor
     from luna_daemon.lora_messages import LoraDrop, LoraHas, LoraList, LoraPut, LoraValidate
     from luna_daemon.messages import Downgrade
@@ -64,6 +65,7 @@ class Engine:
         self._backend_reason: str | None = None
         self._device_status = DeviceStatus("unknown")
         self._measured_at = 0.0
+        self._on_device: OnDevice = here
         self._device: torch.device | None = None
         self._store: ModelStore | None = None
         self._models: ModelCommands | None = None
@@ -72,13 +74,14 @@ class Engine:
 
     # ---- start and status -----------------------------------------------------------------------------------
 
-    def start(self, on_phase: OnPhase) -> None:
+    def start(self, on_phase: OnPhase, on_device: OnDevice = here) -> None:
         """Import torch, take the device, choose the backend, preload and warm up.
 
         Raises:
             DaemonError: ``device-unusable``; ``settings-invalid`` for a backend that is not there;
                 ``precision-unsupported``; what loading a preloaded set raises.
         """
+        self._on_device = _in_inference(on_device)
         self._refuse_clip_precision()
         on_phase("importing torch", None)
         choice = choose_device(self._options.device, self._options.service_type, find_cards())
@@ -115,7 +118,7 @@ class Engine:
         options, device = self._options, self._device
         assert device is not None  # noqa: S101 - start has set it; not input
         budget = options.ram_budget_bytes if device.type == "cpu" else options.vram_budget_bytes
-        self._store = ModelStore(backend, self._files, self._uploads, budget)
+        self._store = ModelStore(backend, self._files, self._uploads, device, budget, self._on_device)
         precision = options.vae_precision or options.precision
         self._models = ModelCommands(self._store, options.service_type, precision)
         self._compute = ComputeCommands(self._store, options.service_type, options.comfyui)
@@ -195,17 +198,47 @@ class Engine:
 
     def encode_tokens(self, body: EncodeTokens, segments: Segments, check: Check) -> Answer:
         """Encode token rows."""
-        return self._command("encoding text", self._ready_compute().encode_tokens, body, segments, check)
+        return self._alone(body, segments, check)
+
+    def encode_text(self, body: EncodeText, segments: Segments, check: Check) -> Answer:
+        """Encode texts."""
+        return self._alone(body, segments, check)
+
+    def _alone(self, body: EncodeTokens | EncodeText, segments: Segments, check: Check) -> Answer:
+        ran = self.encode([self.prepare(body, segments, check)], check)
+        return ran.answers[0]
+
+    def group(self, body: Any) -> Hashable | None:
+        """Put encodes of one set together, but for exact ones."""
+        if not isinstance(body, (EncodeTokens, EncodeText)) or body.exact:
+            return None
+        try:
+            return self._ready_store().get(body.set, "text").id
+        except DaemonError:
+            return body.set  # refused when it is its turn, if the set is still not there
+
+    def prepare(self, body: EncodeTokens | EncodeText, segments: Segments, check: Check) -> Encoding:  # noqa: ARG002 - the seam
+        """Look at a request to encode."""
+        encoding: Encoding = self._run("reading a prompt", self._ready_compute().prepare, body, segments)
+        return encoding
+
+    def row_cap(self, encoding: Encoding) -> int:
+        """Ask the device for its memory."""
+        from luna_daemon.runtime.memory import row_cap
+
+        return row_cap(self._ready_store().device, encoding.row_bytes)
+
+    def encode(self, batch: Sequence[Encoding], check: Check) -> Ran:
+        """Encode a batch."""
+        ran: Ran = self._run("encoding text", self._ready_compute().encode, batch, check)
+        self._measure_now_and_then()
+        return ran
 
     def recall(self, body: Any, segments: Segments) -> Answer | None:
         """Answer token rows that were encoded before, on any thread."""
         if self._compute is None or not isinstance(body, EncodeTokens):
             return None
         return self._compute.recall(body, segments)
-
-    def encode_text(self, body: EncodeText, segments: Segments, check: Check) -> Answer:
-        """Encode texts."""
-        return self._command("encoding text", self._ready_compute().encode_text, body, segments, check)
 
     def lora_list(self, body: LoraList, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
         """List the LoRAs that are kept, on any thread."""
@@ -235,6 +268,11 @@ class Engine:
         """Decode a latent."""
         return self._command("decoding a latent", self._ready_compute().vae_decode, body, segments, check)
 
+    def _ready_store(self) -> ModelStore:
+        if self._store is None:
+            raise _loading()
+        return self._store
+
     def _ready_models(self) -> ModelCommands:
         if self._models is None:
             raise _loading()
@@ -254,9 +292,12 @@ class Engine:
         self, doing: str, method: Callable[[Any, Segments, Check], Answer], body: Any, segments: Segments, check: Check
     ) -> Answer:
         answer: Answer = self._run(doing, method, body, segments, check)
+        self._measure_now_and_then()
+        return answer
+
+    def _measure_now_and_then(self) -> None:
         if time.monotonic() - self._measured_at > _REFRESH_S:
             self._measure()
-        return answer
 
     def _run(self, doing: str, call: Callable[..., Any], *arguments: Any) -> Any:
         """Call under inference mode. Memory that ran out is given back, then tried once more.
@@ -282,6 +323,18 @@ class Engine:
         assert self._device is not None and self._store is not None  # noqa: S101, PT018 - nothing runs before start
         holders = {held.id: held.size_bytes for held in self._store.sets.values()}
         raise out_of_memory(self._device, doing, holders)
+
+
+def _in_inference(on_device: OnDevice) -> OnDevice:
+    """Have work on the device's thread run under inference mode, which is a thread's own."""
+
+    def run(work: Callable[[], Any]) -> Any:
+        import torch
+
+        with torch.inference_mode():
+            return work()
+
+    return lambda work: on_device(lambda: run(work))
 
 
 def _loading() -> DaemonError:

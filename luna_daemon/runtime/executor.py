@@ -1,21 +1,48 @@
-"""One thread that runs one lane's jobs, one after the other. The device's executor is the only one that touches it."""
+"""The threads of the lanes. The device's is the only one that touches models; it gathers batches and lets them through.
+
+Between the steps of a long request (tiles, images) the device's thread looks whether an encode waits, and runs one
+batch of them. Short work of the daemon itself (`Executor.call`) is done between jobs and at those steps, too.
+"""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import threading
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING, Any, Protocol
 
-from luna_daemon.runtime.queue import DONE, RUNNING, FairQueue, Job
+from luna_daemon.runtime.batching import Batch, Gathering
+from luna_daemon.runtime.costs import Costs
+from luna_daemon.runtime.queue import DONE, RUNNING, Call, FairQueue, Job
 from luna_engine.errors import DaemonError, LunaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from luna_daemon.frames import WireTensor
+    from luna_daemon.engine_seam import Answer, Check, Encoding, Ran
 
 _log = logging.getLogger("luna.executor")
+
+
+class Lane(Protocol):
+    """What a lane's thread runs."""
+
+    def run(self, job: Job, check: Check) -> Answer:
+        """Compute the answer of a request that runs alone."""
+        ...
+
+    def prepare(self, job: Job) -> Encoding:
+        """Look at a request that may be batched; see `ModelEngine.prepare`."""
+        ...
+
+    def encode(self, encodings: Sequence[Encoding], check: Check) -> Ran:
+        """Compute a batch; see `ModelEngine.encode`."""
+        ...
+
+    def row_cap(self, job: Job) -> int:
+        """Return how many rows may run at once for a prepared job's model."""
+        ...
 
 
 class Executor:
@@ -23,24 +50,26 @@ class Executor:
 
     Args:
         name: of the lane.
-        run: computes a job's answer; runs on this thread only.
+        lane: what it runs; called on this thread only.
         first: runs on this thread before any job; if it raises, `on_first_failed` gets the exception and no job runs.
     """
 
     def __init__(
         self,
         name: str,
-        run: Callable[[Job], tuple[Any, list[WireTensor]]],
+        lane: Lane,
         first: Callable[[], None] | None = None,
         on_first_failed: Callable[[BaseException], None] | None = None,
     ) -> None:
         self.queue = FairQueue()
-        self._run = run
+        self.costs = Costs()
+        self._lane = lane
         self._first = first
         self._on_first_failed = on_first_failed
         self._idle = threading.Condition()
-        self._running: Job | None = None
+        self._running: tuple[Job, ...] = ()
         self._is_in_first = first is not None
+        self._gathering = Gathering(self.queue, self._is_prepared, lane.row_cap)
         self._thread = threading.Thread(target=self._loop, name=f"luna-{name}", daemon=True)
 
     def start(self) -> None:
@@ -48,15 +77,31 @@ class Executor:
         self._thread.start()
 
     @property
-    def running(self) -> Job | None:
-        """Return the job that runs now."""
+    def running(self) -> tuple[Job, ...]:
+        """Return the jobs that run now."""
         return self._running
+
+    def put(self, job: Job) -> None:
+        """Let a job wait for its turn."""
+        job.cost = self.costs.predict(job.body, job.tensors)
+        self.queue.put(job)
+
+    def call(self, work: Callable[[], Any]) -> Any:
+        """Run short work on this lane's thread before its next job, and return what it gives or raise what it raises.
+
+        On the thread itself it runs at once.
+        """
+        if threading.current_thread() is self._thread:
+            return work()
+        call = Call(work)
+        self.queue.call(call)
+        return call.result()
 
     def wait_idle(self, seconds: float) -> bool:
         """Wait until nothing waits or runs."""
         with self._idle:
             return self._idle.wait_for(
-                lambda: self._running is None and not self._is_in_first and self.queue.facts()[0] == 0, seconds
+                lambda: not self._running and not self._is_in_first and self.queue.facts()[0] == 0, seconds
             )
 
     def _loop(self) -> None:
@@ -70,33 +115,97 @@ class Executor:
             with self._idle:
                 self._is_in_first = False
                 self._idle.notify_all()
-        while (job := self.queue.take()) is not None:
-            with self._idle:
-                self._running = job
-            try:
-                answer = self._answer(job)
-                job.state = DONE
-                job.finish(job, answer)
-            except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
-                _log.exception("the answer of request %s could not be given", job.request)
-            finally:
-                with self._idle:
-                    self._running = None
-                    self._idle.notify_all()
+        while (turn := self.queue.take()) is not None:
+            if isinstance(turn, Call):
+                turn.run()
+            else:
+                self._run(turn)
 
-    def _answer(self, job: Job) -> tuple[Any, list[WireTensor]] | DaemonError:
+    def _run(self, head: Job) -> None:
+        """Run a job whose turn it is, and what fits into a batch with it."""
+        before = self._running
+        self._running = (*before, head)
         try:
+            if head.group is None:
+                self._run_alone(head)
+            elif self._is_prepared(head):
+                batch = self._gathering.gather(head)
+                self._running = (*before, *batch)
+                self._run_batch(batch)
+                self._gathering.ended(batch)
+        finally:
+            with self._idle:
+                self._running = before
+                self._idle.notify_all()
+
+    def _run_alone(self, job: Job) -> None:
+        began = time.monotonic()
+
+        def check() -> None:
             job.check()
-            answer = self._run(job)
-            if job.is_cancelled:
-                job.check()
+            self._let_through()
+
+        answer = self._guarded(job, lambda: self._lane.run(job, check))
+        if not isinstance(answer, DaemonError):
+            self.costs.learn([job], (time.monotonic() - began) * 1000)
+        self._finish(job, answer)
+
+    def _let_through(self) -> None:
+        """Do waiting work of the daemon, and one batch of encodes, between two steps of a long request."""
+        while (call := self.queue.take_call()) is not None:
+            call.run()
+        if (job := self.queue.take_grouped()) is not None:
+            self._run(job)
+
+    def _is_prepared(self, job: Job) -> bool:
+        """Have the engine look at a job; False if that was all, because it is answered."""
+
+        def prepare() -> None:
+            job.check()
+            job.prepared = self._lane.prepare(job)
+
+        failed = self._guarded(job, prepare)
+        if isinstance(failed, DaemonError):
+            self._finish(job, failed)
+            return False
+        return True
+
+    def _run_batch(self, jobs: list[Job]) -> None:
+        began = time.monotonic()
+        ran = self._guarded(jobs[0], lambda: self._lane.encode([job.prepared for job in jobs], Batch(jobs).check))
+        if isinstance(ran, DaemonError) and len(jobs) > 1 and ran.code not in {"device-lost", "out-of-memory"}:
+            for job in jobs:
+                self._run_batch([job])  # so that what one of them cannot have is refused to that one only
+            return
+        if not isinstance(ran, DaemonError):
+            self.costs.learn(jobs, (time.monotonic() - began - ran.load_s) * 1000)
+        for index, job in enumerate(jobs):
+            if isinstance(ran, DaemonError):
+                self._finish(job, ran)
+                continue
+            job.load_s = ran.load_s
+            self._finish(job, ran.answers[index])
+
+    def _guarded(self, job: Job, work: Callable[[], Any]) -> Any:
+        """Return what some work gives, or the error that its client is told."""
+        try:
+            return work()
         except DaemonError as error:
             return error
         except LunaError as error:
             return DaemonError(error.code, error.message, error.hint, details=error.details)
         except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
             return internal_error(job.command.name, job.trace)
-        return answer
+
+    def _finish(self, job: Job, answer: Answer | DaemonError) -> None:
+        if job.is_cancelled and not isinstance(answer, DaemonError):
+            answer = DaemonError("cancelled", f"{job.command.name} was cancelled")
+        job.prepared = None
+        job.state = DONE
+        try:
+            job.finish(job, answer)
+        except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
+            _log.exception("the answer of request %s could not be given", job.request)
 
     def cancel(self, job: Job) -> str:
         """Give up a job.

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_ROWS_ON_CARD, _ROWS_ON_CPU = 64, 16
+
+
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> dict[str, int]:
     """Return bytes per device kind (``cpu``, ``cuda``); tensors that share a storage count once."""
     seen: dict[tuple[str, int], int] = {}
@@ -30,6 +33,17 @@ def free_bytes(device: torch.device) -> int:
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def row_cap(device: torch.device, row_bytes: int) -> int:
+    """Return how many rows of tokens may run at once: 64 on a card, 16 on a CPU, fewer where memory is short.
+
+    Args:
+        device: that they run on.
+        row_bytes: what one row takes while it runs.
+    """
+    most = _ROWS_ON_CARD if device.type == "cuda" else _ROWS_ON_CPU
+    return max(1, min(most, free_bytes(device) // max(1, row_bytes)))
 
 
 def total_bytes(device: torch.device) -> int:

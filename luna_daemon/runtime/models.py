@@ -1,6 +1,7 @@
 """The sets a daemon holds: opened from files or uploads, named by what is in them, evicted when room is needed.
 
-Only the executor (or loader) thread changes anything here; other threads read ``sets``, which is replaced as a whole.
+The loader's thread opens, checks and builds. Only the device's thread changes ``sets``, which is replaced as a whole,
+so that any thread may read it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from luna_daemon.engine_seam import here
 from luna_daemon.runtime.contents import content_of
 from luna_daemon.runtime.files import Stamp
 from luna_daemon.runtime.parts import KINDS, SUPPORT_HINT, VAE, OpenFile
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    import torch
+
+    from luna_daemon.engine_seam import OnDevice
     from luna_daemon.model_messages import Expect
     from luna_daemon.runtime.backend import ModelBackend, ModelSet
     from luna_daemon.runtime.files import ModelFiles
@@ -103,6 +108,8 @@ class ModelStore:
         backend: builds them.
         files: resolves file ids.
         uploads: holds what clients sent.
+        device: where sets compute.
+        on_device: runs what changes ``sets`` on the device's thread.
         budget_bytes: what all sets may hold together; None is no budget.
         sources: content hash → the file it was found in, so that a client need not send what a file holds.
         sets: by id.
@@ -111,7 +118,9 @@ class ModelStore:
     backend: ModelBackend
     files: ModelFiles
     uploads: UploadStore
+    device: torch.device
     budget_bytes: int | None = None
+    on_device: OnDevice = here
     sources: dict[str, tuple[WantedPart, Stamp]] = field(default_factory=dict)
     sets: Mapping[str, HeldSet] = field(default_factory=dict)
 
@@ -132,13 +141,23 @@ class ModelStore:
             name = set_id(family, contents, resolved, self.backend.name)
             if name in self.sets:
                 return LoadResult(self.sets[name])
-            evicted = self._make_room(self.backend.needed_bytes(opened, resolved))
-            model = self.backend.load(family, opened, resolved, check)
+            needed = self.backend.needed_bytes(opened, resolved)
+            evicted: tuple[str, ...] = self.on_device(lambda: self._make_room(needed))
+            model = self._build(family, opened, resolved, check)
         sizes = model.part_bytes()
         parts = tuple(PartStatus(one.role, one.id, contents[one.role], sizes[one.role]) for one in wanted)
         held = HeldSet(name, family, resolved, parts, model)
-        self.sets = {**self.sets, name: held}
+        self.on_device(lambda: self._publish(held))
         return LoadResult(held, evicted)
+
+    def _build(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:
+        if not self.backend.builds_on_device:
+            return self.backend.load(family, parts, precision, check)
+        built: ModelSet = self.on_device(lambda: self.backend.load(family, parts, precision, check))
+        return built
+
+    def _publish(self, held: HeldSet) -> None:
+        self.sets = {**self.sets, held.id: held}
 
     def _open(self, wanted: WantedPart, stack: contextlib.ExitStack) -> Part:
         kind = KINDS.get(wanted.role)
@@ -260,6 +279,10 @@ class ModelStore:
 
     def unload(self, name: str | None, *, force: bool) -> tuple[int, tuple[str, ...]]:
         """Unload one set (by id or family) or all; return the freed bytes and the ids that stayed because pinned."""
+        freed: tuple[int, tuple[str, ...]] = self.on_device(lambda: self._unload(name, force=force))
+        return freed
+
+    def _unload(self, name: str | None, *, force: bool) -> tuple[int, tuple[str, ...]]:
         chosen = list(self.sets.values()) if name is None else [self.get(name)]
         kept = tuple(held.id for held in chosen if held.is_pinned and not force)
         before = self.held_bytes()

@@ -1,11 +1,13 @@
 """Requests that wait for a lane: bounded admission, fair between clients, cancellable at any time. No torch.
 
-Within a lane clients take turns, interactive requests before bulk ones, which get at least every eighth turn.
+Within a lane clients share the device's time by deficit round robin (Shreedhar and Varghese 1995), interactive requests
+before bulk ones, which get at least every eighth turn.
 """
 
 from __future__ import annotations
 
 import collections
+import itertools
 import threading
 import time
 from dataclasses import dataclass, field
@@ -32,6 +34,11 @@ class Job:
         deadline: in the time of `time.monotonic`.
         finish: called exactly once, with the engine's answer or the error.
         via: how the tensors came.
+        cost: the milliseconds of the device that it will probably take.
+        group: jobs of equal groups may turn out to fit into one batch; None runs alone.
+        prepared: what the engine made of it, once it has been looked at.
+        started: when the lane took it; ``window_s`` and ``load_s`` are how long it then waited for others to join, and
+            for its model.
     """
 
     client: Hashable
@@ -49,6 +56,11 @@ class Job:
     is_cancelled: bool = False
     nbytes: int = 0
     via: str = "inline"
+    cost: float = 1.0
+    group: Hashable | None = None
+    prepared: Any = None
+    window_s: float = 0.0
+    load_s: float = 0.0
 
     def check(self) -> None:
         """Raise if the client gave up or the deadline has passed; models call this between steps.
@@ -65,6 +77,36 @@ class Job:
                 f"{self.command.name} passed its deadline after {waited:.1f} s",
                 "raise daemon.timeout_s in the settings, or send less at once",
             )
+
+
+class Call:
+    """A short piece of the daemon's own work for a lane's thread, such as putting a loaded set in its place.
+
+    Args:
+        work: runs on the lane's thread, between jobs.
+    """
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self._work = work
+        self._done = threading.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the work and wake who waits for it; what it raises is raised there."""
+        try:
+            self._result = self._work()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread that asked for it
+            self._error = error
+        finally:
+            self._done.set()
+
+    def result(self) -> Any:
+        """Wait for the work, which cannot be taken back, and return what it gave or raise what it raised."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
 class Admission:
@@ -119,66 +161,145 @@ class Admission:
             return self._requests.get(client, 0)
 
 
+class _Turns:
+    """The waiting jobs of one priority, by client; whoever has the largest deficit of device time is next.
+
+    A round of deficit round robin gives each client the same quantum. Here the quantum is what the first of them lacks,
+    so that a turn is found in one round and nobody gets ahead by more than one job.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: collections.OrderedDict[Hashable, collections.deque[Job]] = collections.OrderedDict()
+        self._deficit: dict[Hashable, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def put(self, job: Job) -> None:
+        self._jobs.setdefault(job.client, collections.deque()).append(job)
+        self._deficit.setdefault(job.client, 0.0)
+
+    def restore(self, job: Job) -> None:
+        """Put a removed job back before its client's others, and take the charge back."""
+        self._deficit[job.client] = self._deficit[job.client] + job.cost if job.client in self._deficit else 0.0
+        self._jobs.setdefault(job.client, collections.deque()).appendleft(job)
+
+    def next(self) -> Job:
+        lacking = {client: jobs[0].cost - self._deficit[client] for client, jobs in self._jobs.items()}
+        client = next((one for one, lack in lacking.items() if lack <= 0), None)
+        if client is None:
+            client = min(lacking, key=lacking.__getitem__)
+            for one in self._jobs:
+                self._deficit[one] += lacking[client]
+        job = self._jobs[client][0]
+        self.remove(job)
+        return job
+
+    def remove(self, job: Job) -> bool:
+        """Take a job out and charge its client for it; False if it does not wait here."""
+        jobs = self._jobs.get(job.client)
+        if jobs is None or job not in jobs:
+            return False
+        jobs.remove(job)
+        self._deficit[job.client] -= job.cost
+        self._jobs.move_to_end(job.client)
+        if not jobs:
+            del self._jobs[job.client], self._deficit[job.client]
+        return True
+
+    def in_turn(self) -> Iterator[Job]:
+        """Give the jobs in the order of a round robin: first every client's first, then their second."""
+        for nth in itertools.zip_longest(*self._jobs.values()):
+            yield from (job for job in nth if job is not None)
+
+
 class FairQueue:
     """The waiting jobs of one lane."""
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._turns: tuple[collections.OrderedDict[Hashable, collections.deque[Job]], ...] = (
-            collections.OrderedDict(),
-            collections.OrderedDict(),
-        )
+        self._interactive, self._bulk = _Turns(), _Turns()
+        self._calls: collections.deque[Call] = collections.deque()
         self._taken = 0
+        self._puts = 0
         self._is_closed = False
 
     def put(self, job: Job) -> None:
         """Add a job behind its client's others."""
         with self._condition:
-            clients = self._turns[job.is_bulk]
-            clients.setdefault(job.client, collections.deque()).append(job)
-            self._condition.notify()
+            self._turns(job).put(job)
+            self._puts += 1
+            self._condition.notify_all()
 
-    def take(self) -> Job | None:
-        """Wait for the next job in fair order and mark it as running; None when the queue was closed and is empty."""
+    def restore(self, job: Job) -> None:
+        """Put a job that was taken back before its client's others, as if it had not been."""
         with self._condition:
-            while not any(self._turns):
+            job.state = QUEUED
+            self._turns(job).restore(job)
+            self._condition.notify_all()
+
+    def call(self, call: Call) -> None:
+        """Add a short piece of work of the daemon's own; it comes before all jobs."""
+        with self._condition:
+            self._calls.append(call)
+            self._condition.notify_all()
+
+    def _turns(self, job: Job) -> _Turns:
+        return self._bulk if job.is_bulk else self._interactive
+
+    def take(self) -> Job | Call | None:
+        """Wait for what is next, in fair order, and mark it as running; None when closed and empty."""
+        with self._condition:
+            while not (self._calls or self._interactive or self._bulk):
                 if self._is_closed:
                     return None
                 self._condition.wait()
-            job = self._next()
-            job.state = RUNNING
-            job.started = time.monotonic()
-            return job
+            return self._calls.popleft() if self._calls else _begun(self._next())
+
+    def take_call(self) -> Call | None:
+        """Return a waiting call, if there is one, at once."""
+        with self._condition:
+            return self._calls.popleft() if self._calls else None
+
+    def take_grouped(self) -> Job | None:
+        """Return the first waiting job that may be batched, if there is one, at once."""
+        with self._condition:
+            for job in self._waiting():
+                if job.group is not None:
+                    self._turns(job).remove(job)
+                    return _begun(job)
+            return None
 
     def _next(self) -> Job:
-        interactive, bulk = self._turns
         self._taken += 1
-        is_bulk_turn = bulk and (not interactive or self._taken % BULK_EVERY == 0)
-        clients = bulk if is_bulk_turn else interactive
-        client, jobs = next(iter(clients.items()))
-        job = jobs.popleft()
-        clients.move_to_end(client)
-        if not jobs:
-            del clients[client]
-        return job
+        is_bulk_turn = self._bulk and (not self._interactive or self._taken % BULK_EVERY == 0)
+        return (self._bulk if is_bulk_turn else self._interactive).next()
+
+    def waiting(self, group: Hashable) -> tuple[int, list[Job]]:
+        """Return a mark for `wait_after` and the waiting jobs of a group in fair order."""
+        with self._condition:
+            return self._puts, [job for job in self._waiting() if job.group == group]
+
+    def wait_after(self, mark: int, seconds: float) -> bool:
+        """Wait until a job was put since the mark; False after the time."""
+        with self._condition:
+            return self._condition.wait_for(lambda: self._puts != mark or bool(self._calls), seconds)
+
+    def claim(self, job: Job) -> bool:
+        """Take a waiting job out of its turn and mark it as running; False if it does not wait any more."""
+        with self._condition:
+            return self.remove(job) and bool(_begun(job))
 
     def remove(self, job: Job) -> bool:
         """Take a waiting job out; False if it does not wait any more."""
         with self._condition:
-            jobs = self._turns[job.is_bulk].get(job.client)
-            if jobs is None or job not in jobs:
-                return False
-            jobs.remove(job)
-            if not jobs:
-                del self._turns[job.is_bulk][job.client]
-            return True
+            return self._turns(job).remove(job)
 
     def clear(self) -> list[Job]:
         """Take all waiting jobs out."""
         with self._condition:
             jobs = list(self._waiting())
-            for clients in self._turns:
-                clients.clear()
+            self._interactive, self._bulk = _Turns(), _Turns()
             return jobs
 
     def close(self) -> None:
@@ -188,9 +309,8 @@ class FairQueue:
             self._condition.notify_all()
 
     def _waiting(self) -> Iterator[Job]:
-        for clients in self._turns:
-            for jobs in clients.values():
-                yield from jobs
+        yield from self._interactive.in_turn()
+        yield from self._bulk.in_turn()
 
     def facts(self) -> tuple[int, int, float | None]:
         """Return depth, payload bytes and the age of the oldest job in seconds."""
@@ -202,3 +322,10 @@ class FairQueue:
             sum(job.nbytes for job in jobs),
             None if oldest is None else time.monotonic() - oldest,
         )
+
+
+def _begun(job: Job) -> Job:
+    job.state = RUNNING
+    if job.started is None:
+        job.started = time.monotonic()
+    return job

@@ -128,9 +128,8 @@ class UploadStore:
 
     def size_bytes(self) -> int:
         """Return the bytes held."""
-        return sum(len(entry.data) for entry in self._running.values()) + sum(
-            size for _, size in self._finished.values()
-        )
+        running, finished = list(self._running.values()), list(self._finished.values())  # any thread may ask
+        return sum(len(entry.data) for entry in running) + sum(size for _, size in finished)
 
     def __len__(self) -> int:
         return len(self._running) + len(self._finished)

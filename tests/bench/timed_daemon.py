@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from luna_daemon import process  # noqa: E402 - the import root comes first
+from luna_daemon.engine_seam import here  # noqa: E402
 from luna_daemon.runtime.engine import Engine  # noqa: E402
 
 if TYPE_CHECKING:
-    from luna_daemon.engine_seam import EngineOptions, ModelEngine, OnPhase
+    from luna_daemon.engine_seam import EngineOptions, ModelEngine, OnDevice, OnPhase
 
 
 class TimedEngine(Engine):
     """Times what the backend computes, and nothing of what is around it."""
 
-    def start(self, on_phase: OnPhase) -> None:
+    def start(self, on_phase: OnPhase, on_device: OnDevice = here) -> None:
         """Start, then put the stopwatch on."""
-        super().start(on_phase)
+        super().start(on_phase, on_device)
         from luna_daemon.runtime.backend_native import NativeSet
 
         encode = NativeSet.encode

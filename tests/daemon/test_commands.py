@@ -429,6 +429,48 @@ def test_one_thread_runs_all_models(wire: WireDaemon) -> None:
     assert results == [[1.0, 2.0, 3.0]] * 80
 
 
+def test_requests_of_several_clients_share_a_batch_and_are_told_so(wire: WireDaemon) -> None:
+    clients = [wire.client(name=f"b{index}") for index in range(4)]
+    found: list[Any] = []
+
+    def work(client: Any) -> None:
+        found.extend(client.call("encode_tokens", tokens("batch"), [IDS]) for _ in range(5))
+
+    threads = [threading.Thread(target=work, args=(client,)) for client in clients]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 20
+    assert max(reply.did.requests for reply in found) > 1
+    assert all(reply.did.rows == reply.did.requests for reply in found)
+    assert all(list(memoryview(reply.tensors["cond.0"].data).cast("f")) == [1.0, 2.0, 3.0] for reply in found)
+    assert all(
+        min(reply.timing.queue, reply.timing.window, reply.timing.load, reply.timing.run) >= 0 for reply in found
+    )
+    assert any(reply.timing.queue > 0 for reply in found)
+
+
+def test_who_breaks_a_batch_is_refused_alone(wire: WireDaemon) -> None:
+    told: dict[int, str] = {}
+
+    def work(index: int) -> None:
+        client = wire.client(name=f"p{index}")
+        try:
+            client.call("encode_tokens", tokens("batch", told="error:token-invalid" if index == 1 else ""), [IDS])
+        except DaemonError as error:
+            told[index] = error.code
+        else:
+            told[index] = "ok"
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == {0: "ok", 1: "token-invalid", 2: "ok", 3: "ok"}
+
+
 def test_one_client_may_be_used_by_many_threads(wire: WireDaemon) -> None:
     client = wire.client()
     failures: list[BaseException] = []

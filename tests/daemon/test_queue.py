@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +15,9 @@ from luna_daemon.protocol import COMMANDS
 from luna_daemon.runtime.executor import Executor
 from luna_daemon.runtime.queue import Admission, FairQueue, Job
 from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Answers = list[tuple[int, Any]]
 
@@ -27,6 +30,19 @@ def job(
             answers.append((which.request, answer))
 
     return Job(client, request, COMMANDS["ping"], None, {}, time.monotonic() + seconds, finish, is_bulk=is_bulk)
+
+
+class OneByOne:
+    """A lane without batches."""
+
+    def __init__(self, run: Callable[[Job], Any]) -> None:
+        self._run = run
+
+    def run(self, which: Job, check: Any) -> Any:
+        return self._run(which)
+
+    def row_cap(self, which: Job) -> int:
+        return 1
 
 
 def order(queue: FairQueue) -> list[int]:
@@ -132,7 +148,7 @@ def test_an_executor_answers_each_job_once_whatever_happens() -> None:
         which.check()
         return which.request, []
 
-    executor = Executor("test", run)
+    executor = Executor("test", OneByOne(run))
     executor.start()
     jobs = [job("a", request, answers) for request in range(1, 6)]
     for one in jobs[:4]:
@@ -156,7 +172,7 @@ def test_a_first_step_that_fails_is_told_and_no_job_runs() -> None:
     def fail() -> None:
         raise RuntimeError("no device")
 
-    executor = Executor("test", lambda which: (which.request, []), fail, told.append)
+    executor = Executor("test", OneByOne(lambda which: (which.request, [])), fail, told.append)
     answers: Answers = []
     executor.queue.put(job("a", 1, answers))
     executor.start()

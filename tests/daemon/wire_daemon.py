@@ -18,12 +18,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from luna_daemon import process  # noqa: E402 - the path comes first
 from luna_daemon import protocol as p  # noqa: E402 - likewise
+from luna_daemon.engine_seam import Ran, here  # noqa: E402 - likewise
 from luna_engine.errors import DaemonError  # noqa: E402 - likewise
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Hashable, Mapping, Sequence
 
-    from luna_daemon.engine_seam import Answer, Check, EngineOptions, OnPhase
+    from luna_daemon.engine_seam import Answer, Check, EngineOptions, OnDevice, OnPhase
 
     Segments = dict[str, p.WireTensor]
 
@@ -41,6 +42,17 @@ def obey(told: str | None) -> None:
         raise DaemonError(told.removeprefix("error:"), "told so")
 
 
+class Prompt:
+    """A prepared request: one row."""
+
+    rows, row_bytes = 1, 1
+
+    def __init__(self, body: p.EncodeTokens, tensors: Segments) -> None:
+        self.body, self.tensors = body, tensors
+        self.key = body.set
+        self.told = body.items[0].aux.get("told")
+
+
 class SmallEngine:
     """Conditioning is the token id as a float; a set is the name of its first part."""
 
@@ -49,7 +61,7 @@ class SmallEngine:
         self.sets: dict[str, bool] = {}
         self.uploads: dict[str, bytearray] = {}
 
-    def start(self, on_phase: OnPhase) -> None:
+    def start(self, on_phase: OnPhase, on_device: OnDevice = here) -> None:
         on_phase("models", 0.5)
         told = os.environ.get("LUNA_TEST_START", "")
         if told == "slow":
@@ -140,6 +152,25 @@ class SmallEngine:
         while body.set == "until-cancelled":
             check()
             time.sleep(0.002)
+
+    def group(self, body: Any) -> Hashable | None:
+        return body.set if isinstance(body, p.EncodeTokens) and body.set.startswith("batch") else None
+
+    def prepare(self, body: p.EncodeTokens, tensors: Segments, check: Check) -> Prompt:
+        return Prompt(body, tensors)
+
+    def row_cap(self, encoding: Prompt) -> int:
+        return 16
+
+    def encode(self, batch: Sequence[Prompt], check: Check) -> Ran:
+        time.sleep(0.02)
+        answers = []
+        for one in batch:
+            obey(one.told)
+            reply, tensors = self.encode_tokens(one.body, one.tensors, check)
+            did = p.Did("native", one.body.set, "host", rows=len(batch), requests=len(batch))
+            answers.append((p.Encoded(reply.items, did), tensors))
+        return Ran(tuple(answers))
 
     def encode_text(self, body: p.EncodeText, tensors: Segments, check: Check) -> Answer:
         obey(body.set)

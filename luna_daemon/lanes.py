@@ -1,0 +1,60 @@
+"""What the threads of the lanes run: commands of the engine, with the one failure that ends the process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from luna_daemon.engine_seam import Answer, Check, Encoding, ModelEngine, Ran
+    from luna_daemon.runtime.queue import Job
+
+T = TypeVar("T")
+
+
+class EngineLane:
+    """See `luna_daemon.runtime.executor.Lane`.
+
+    Args:
+        engine: runs the models.
+        on_done: is told a command's name and its reply's body, before the client is.
+        on_lost: is told that the device is lost, before its client is.
+    """
+
+    def __init__(
+        self, engine: ModelEngine, on_done: Callable[[str, Any], None], on_lost: Callable[[DaemonError], None]
+    ) -> None:
+        self._engine = engine
+        self._on_done = on_done
+        self._on_lost = on_lost
+
+    def run(self, job: Job, check: Check) -> Answer:
+        """Call the engine's method of the command's name."""
+        method: Callable[..., Answer] = getattr(self._engine, job.command.name)
+        job.check()
+        answer = self._watched(lambda: method(job.body, job.tensors, check))
+        self._on_done(job.command.name, answer[0])
+        return answer
+
+    def prepare(self, job: Job) -> Encoding:
+        """Have the engine look at a request."""
+        return self._watched(lambda: self._engine.prepare(job.body, job.tensors, job.check))
+
+    def encode(self, encodings: Sequence[Encoding], check: Check) -> Ran:
+        """Compute a batch."""
+        return self._watched(lambda: self._engine.encode(encodings, check))
+
+    def row_cap(self, job: Job) -> int:
+        """Ask the engine."""
+        return self._engine.row_cap(job.prepared)
+
+    def _watched(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except DaemonError as error:
+            if error.code == "device-lost":
+                self._on_lost(error)
+            raise
