@@ -45,20 +45,24 @@ def decode_body(kind: type[B], raw: object, *, strict: bool) -> B:
     Raises:
         DaemonError: ``request-invalid`` with the path of the first wrong field.
     """
-    return Fields.read(raw, "body", kind.decode, strict=strict)  # type: ignore[return-value]  # decode returns its own class
+    fields = Fields(raw, "body", strict=strict)
+    body = kind.decode(fields)
+    fields.end()
+    return body  # type: ignore[return-value]  # decode returns its own class
 
 
 def plain(value: object) -> Any:
     """Return a body as JSON-ready dicts and lists; a class may define ``as_wire`` where names differ."""
     kind = type(value)
-    if kind in _SCALARS or isinstance(value, (str, int, float)):
+    if kind in _SCALARS:
         return value
     names = _names(kind)  # type: ignore[arg-type]  # typeshed thinks that classes cannot be hashed
     if names is not None:
-        as_wire = getattr(value, "as_wire", None)
-        if as_wire is not None:
-            return as_wire()
         return {name: inner if type(inner := getattr(value, name)) in _SCALARS else plain(inner) for name in names}
+    if hasattr(kind, "as_wire"):
+        return value.as_wire()  # type: ignore[attr-defined]  # just looked
+    if isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, (tuple, list)):
         return [plain(item) for item in value]
     if isinstance(value, dict):
@@ -68,8 +72,9 @@ def plain(value: object) -> Any:
 
 @functools.cache
 def _names(kind: type) -> tuple[str, ...] | None:
-    """Return the fields of a dataclass, None for any other class."""
-    return tuple(entry.name for entry in dataclasses.fields(kind)) if dataclasses.is_dataclass(kind) else None
+    """Return the fields of a dataclass, None for any other class and for one that writes itself."""
+    is_plain = dataclasses.is_dataclass(kind) and not hasattr(kind, "as_wire")
+    return tuple(entry.name for entry in dataclasses.fields(kind)) if is_plain else None
 
 
 class Fields:
@@ -114,20 +119,16 @@ class Fields:
     def text_or_none(self, name: str, *, longest: int = TEXT_MAX) -> str | None:
         """Read an optional text."""
         value = self._left.pop(name, None)
-        if value is None:
-            return None
+        if value is None or (type(value) is str and len(value) <= longest):
+            return value
         if not isinstance(value, str):
             raise invalid(self.place(name), f"expected a text, found {_kind(value)}")
-        if len(value) > longest:
-            raise invalid(self.place(name), f"{len(value)} characters, at most {longest} are accepted")
-        return value
+        raise invalid(self.place(name), f"{len(value)} characters, at most {longest} are accepted")
 
     def text(self, name: str, default: str | None = None, *, longest: int = TEXT_MAX) -> str:
         """Read a text; without a default it must be there."""
         value = self.text_or_none(name, longest=longest)
-        if value is None:
-            return self._required(name, default)
-        return value
+        return self._required(name, default) if value is None else value
 
     def choice(self, name: str, options: Sequence[str], default: str | None = None) -> str:
         """Read a text out of a list."""
@@ -139,13 +140,11 @@ class Fields:
     def integer_or_none(self, name: str, low: int = 0, high: int = 2**53) -> int | None:
         """Read an optional integer within bounds."""
         value = self._left.pop(name, None)
-        if value is None:
-            return None
+        if value is None or (type(value) is int and low <= value <= high):
+            return value
         if type(value) is not int:
             raise invalid(self.place(name), f"expected an integer, found {_kind(value)}")
-        if not low <= value <= high:
-            raise invalid(self.place(name), f"{value} is outside {low} to {high}")
-        return value
+        raise invalid(self.place(name), f"{value} is outside {low} to {high}")
 
     def integer(self, name: str, default: int | None = None, low: int = 0, high: int = 2**53) -> int:
         """Read an integer; without a default it must be there."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import json.encoder
 import math
+import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ ITEM_BYTES: Mapping[str, int] = {
     "bool": 1,
 }
 
+_LENGTH = struct.Struct(">I")
 _SEGMENT_KEYS = frozenset({"name", "dtype", "shape", "nbytes", "via", "ref"})
 INLINE = "inline"
 ONLY_INLINE = frozenset({INLINE})
@@ -145,7 +147,7 @@ def header_length(prefix: bytes | bytearray | memoryview, limit: int = HEADER_BY
     Raises:
         DaemonError: ``frame-invalid`` if N is 0 or above the limit (as the start of an HTTP request line is).
     """
-    length = int.from_bytes(prefix[:LENGTH_BYTES], "big")
+    (length,) = _LENGTH.unpack_from(prefix)
     if not 1 <= length <= limit:
         raise broken(f"a header of {length} bytes was announced, 1 to {limit} are accepted")
     return length
@@ -361,7 +363,7 @@ def encode_frame(
             f"the header of this message takes {len(raw)} bytes, {limit} fit",
             "send fewer items or shorter texts in one request",
         )
-    prefixed = memoryview(len(raw).to_bytes(LENGTH_BYTES, "big") + raw)
+    prefixed = memoryview(_LENGTH.pack(len(raw)) + raw)
     if not tensors:
         return [prefixed]
     return [prefixed, *(tensor.data.cast("B") for tensor in tensors if tensor.nbytes and tensor.name not in refs)]

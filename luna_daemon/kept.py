@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from luna_daemon import address
 from luna_daemon.fields import decode_body, plain
 from luna_daemon.link import Link, error_from
-from luna_daemon.protocol import COMMANDS, Did, Timing
+from luna_daemon.protocol import COMMANDS, Did, Lane, Timing
 from luna_daemon.stream import ConnectionLostError
 from luna_daemon.transport import SHM_FROM_BYTES
 from luna_engine.errors import DaemonError, DaemonUnreachableError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luna_daemon.watch_messages import Event
 
 RECONNECT_AFTER_S = (0.1, 0.2, 0.4, 0.8, 1.5)
+INTERACTIVE = "interactive"
 _NO_TIMING = Timing()
 GRACE_S = 2.0  # the daemon answers `daemon-timeout` itself; the client gives up only a little later
 
@@ -108,7 +109,7 @@ class KeptConnection:
         *,
         poll: Callable[[], None] | None = None,
         timeout_s: float | None = None,
-        priority: str = "interactive",
+        priority: str = INTERACTIVE,
         trace: str | None = None,
     ) -> Reply:
         """Send one request and wait for its reply; after a lost connection repeat it once where that is harmless.
@@ -117,12 +118,11 @@ class KeptConnection:
         """
         row = COMMANDS[command]
         seconds = self.request_timeout_s if timeout_s is None else timeout_s
-        header = {
-            "cmd": command,
-            "body": plain(body),
-            "deadline_ms": max(1, int(seconds * 1000)),
-            "priority": priority,
-        }
+        header: dict[str, Any] = {"cmd": command, "body": plain(body)}
+        if row.lane is not Lane.NOW:
+            header["deadline_ms"] = max(1, int(seconds * 1000))
+            if priority != INTERACTIVE:
+                header["priority"] = priority
         if trace is not None:
             header["trace"] = trace
         try:

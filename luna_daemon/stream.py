@@ -138,12 +138,14 @@ class FrameReader:
         self._deadline = time.monotonic() + frame_s
         if self._end - self._start < LENGTH_BYTES:
             self._fill(LENGTH_BYTES)
-        length = header_length(self._buffer[self._start : self._start + LENGTH_BYTES], header_limit)
+        length = header_length(self._buffer[self._start :], header_limit)
         if self._end - self._start < LENGTH_BYTES + length:
             self._fill(LENGTH_BYTES + length)
         begin = self._start + LENGTH_BYTES
         header = decode_header(self._buffer[begin : begin + length])
         self._start = begin + length
+        if "segments" not in header:
+            return Announced(header, ())
         limit = self._limits.payload_in_bytes if payload_limit is None else payload_limit
         return Announced(header, decode_segments(header, limit, self.vias))
 
