@@ -147,7 +147,7 @@ def header_length(prefix: bytes | bytearray | memoryview, limit: int = HEADER_BY
     Raises:
         DaemonError: ``frame-invalid`` if N is 0 or above the limit (as the start of an HTTP request line is).
     """
-    (length,) = _LENGTH.unpack_from(prefix)
+    length: int = _LENGTH.unpack_from(prefix)[0]
     if not 1 <= length <= limit:
         raise broken(f"a header of {length} bytes was announced, 1 to {limit} are accepted")
     return length
