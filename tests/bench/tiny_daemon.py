@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 from luna_daemon import identity, process
 from luna_daemon.client import DaemonClient
+from luna_engine.errors import DaemonUnreachableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,12 +96,20 @@ class TinyDaemon:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self.process.poll() is None:
             found = identity.read_identity("tiny")
-            if found is not None and found.pid == self.process.pid:
-                with DaemonClient.connect("127.0.0.1", found.port) as client:
-                    if client.ping().state == "ready":
-                        return
+            if found is not None and found.pid == self.process.pid and self._is_ready(found.port or 0):
+                return
             time.sleep(0.05)
-        raise RuntimeError("the daemon did not become ready; see start.log and its log")
+        log = identity.DaemonPlaces("tiny").log
+        said = log.read_text("utf-8")[-2000:] if log.exists() else ""
+        raise RuntimeError(f"the daemon did not become ready: {said}")
+
+    @staticmethod
+    def _is_ready(port: int) -> bool:
+        try:
+            with DaemonClient.connect("127.0.0.1", port) as client:
+                return client.ping().state == "ready"
+        except DaemonUnreachableError:
+            return False  # not yet, or it has just ended
 
     @property
     def port(self) -> int:
@@ -134,9 +143,9 @@ def make(options: EngineOptions) -> ModelEngine:
     from luna_daemon.runtime.engine import Engine
 
     class TinyEngine(Engine):
-        def start(self, on_phase: Any) -> None:
+        def start(self, *given: Any) -> None:
             shrink()
-            super().start(on_phase)
+            super().start(*given)
 
     return TinyEngine(options)
 
