@@ -317,7 +317,7 @@ def table(finding: Finding, wrong: list[str]) -> str:
         ("of kinds", ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in soak.kinds.most_common())),
         (
             "results compared with the first of their kind",
-            f"{soak.compared:,}, {soak.equal:,} of them equal bit for bit",
+            f"{soak.compared:,}; equal bit for bit {soak.equal:,}",
         ),
         ("largest difference of the others", f"{soak.largest_difference:.1e} (bar 1e-5)"),
         (
