@@ -73,8 +73,7 @@ class ClipTextEncoder:
     def __init__(self, shape: ClipShape, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
         self.shape = shape
         self.device = device
-        # ComfyUI computes attention step by step on a CPU and with torch's fused kernel on a card (see `attention`).
-        self._model = _empty_model(shape, attention="eager" if device.type == "cpu" else "sdpa")
+        self._model = _empty_model(shape)
         text = _text_module(self._model)
         prefix = "text_model." if text is not self._model else ""
         weights = {
@@ -195,7 +194,7 @@ def _text_module(model: Any) -> Any:
     return dict(model.named_children()).get("text_model", model)
 
 
-def _empty_model(shape: ClipShape, attention: str = "eager") -> Any:
+def _empty_model(shape: ClipShape) -> Any:
     """Build the module on the meta device: no memory, no random numbers."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -212,7 +211,6 @@ def _empty_model(shape: ClipShape, attention: str = "eager") -> Any:
         bos_token_id=START,
         eos_token_id=END,
         pad_token_id=shape.pad,
-        attn_implementation=attention,
     )
     with torch.device("meta"):
         return CLIPTextModel(config)

@@ -18,11 +18,14 @@ from luna_engine.wildcards.edits import (
     replace_item,
     split_texts,
 )
-from luna_engine.wildcards.expansion import Batch, Choice, ChoiceKind, Expansion, LinkKey
+from luna_engine.wildcards.expansion import Batch, Choice, ChoiceKind, Expansion
 from luna_engine.wildcards.files import Root
 from luna_engine.wildcards.library import WildcardLibrary
+from luna_engine.wildcards.linking import LinkKey, read_link_keys, resolved_categories
 from luna_engine.wildcards.odds import Share, SiteOdds
 from luna_engine.wildcards.parser import parse
+from luna_engine.wildcards.rules.links import LinkedEmbedding, LinkedLora, Links
+from luna_engine.wildcards.rules.records import RuleOptions
 from luna_engine.wildcards.steps import Step
 from luna_engine.wildcards.syntax import Parsed, Profile
 from luna_engine.wildcards.tidying import tidy
@@ -43,9 +46,13 @@ __all__ = [
     "Edit",
     "Expansion",
     "LinkKey",
+    "LinkedEmbedding",
+    "LinkedLora",
+    "Links",
     "Parsed",
     "Profile",
     "Root",
+    "RuleOptions",
     "Severity",
     "Share",
     "SiteOdds",
@@ -60,9 +67,11 @@ __all__ = [
     "default_roots",
     "move_item",
     "parse",
+    "read_link_keys",
     "remove_items",
     "rename_key",
     "replace_item",
+    "resolved_categories",
     "split_texts",
     "tidy",
 ]

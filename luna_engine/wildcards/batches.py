@@ -71,6 +71,8 @@ def expand_many(
     if count < 0 or start < 0:
         raise LunaError("value-range", "count and start must not be negative")
     parts = {"": template} if isinstance(template, str) else dict(template)
+    if options.get("rules") is not None and mode != "random":
+        raise LunaError("value-range", f"rules draw by weight; the mode {mode} cannot", "use mode random")
     if mode == "enumerate":
         return _enumerated(library, parts, count, start, unique=unique, options={**options, "on_draw": on_draw})
     batch = _Drawer(library, parts, seed, mode, options, on_draw)
@@ -153,7 +155,7 @@ class _Drawer:
         return Batch(tuple(found.values()))
 
     def can_walk(self) -> bool:
-        if set(self.parts) != {""} or self.mode == "cycle":
+        if set(self.parts) != {""} or self.mode == "cycle" or self.options.get("rules") is not None:
             return False
         profile = self.options.get("profile", "native")
         try:

@@ -8,6 +8,7 @@ from typing import Any
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.model import Branch, Content, Document, Item, ItemList, Kind, Place
 from luna_engine.wildcards.parser import MOST_CHARACTERS
+from luna_engine.wildcards.rules.reading import kind_of, read_rules
 from luna_engine.wildcards.syntax import Weight
 from luna_engine.wildcards.tree_events import MOST_DEPTH, Mapping, Raw, RawFile, RefusedFile, Scalar, Sequence
 from luna_engine.wildcards.weights import make_weight, read_weight
@@ -16,12 +17,10 @@ MOST_NODES = 1_000_000
 _TEXT_FIELDS = ("value", "text", "prompt")
 _ITEM_FIELDS = frozenset({*_TEXT_FIELDS, "weight", "tags", "id", "blacklist", "whitelist", "payload"})
 _NUMBER = re.compile(r"-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
-_RULE_STEM = re.compile(r"(?:constraints|modifiers|expanders|lora|tags|rules)_|wildcard_rules\Z", re.IGNORECASE)
-_RULE_TYPES = frozenset({"constraints", "modifiers", "expanders", "lora", "tags", "rules"})
 
 
 def build(document: Document, raw: RawFile, text: str) -> Content:
-    """Return a file's content.
+    """Return a file's content; of a rule file its rules too.
 
     Raises:
         RefusedFile: aliases or nesting beyond the limits.
@@ -31,19 +30,12 @@ def build(document: Document, raw: RawFile, text: str) -> Content:
     for node in raw.documents:
         place = builder.place(node, (), 0)
         top = place if top is None else builder.join(top, place)
-    return Content(top, tuple(builder.diagnostics), is_rule_file(document, top))
-
-
-def is_rule_file(document: Document, top: Place | None) -> bool:
-    """Tell whether a file holds rules: by its stem, or by a scalar ``type:`` in its first ten lines."""
-    if document.kind is Kind.TXT:
-        return False
-    if _RULE_STEM.match(document.stem):
-        return True
-    entry = top.entries.get("type") if isinstance(top, Branch) else None
-    if not isinstance(entry, ItemList) or len(entry.items) != 1 or entry.line > 10:
-        return False
-    return entry.items[0].text.strip().lower() in _RULE_TYPES
+    kind = kind_of(document.stem, raw.documents)
+    if kind is None:
+        return Content(top, tuple(builder.diagnostics))
+    # Read as lists, the maps of a rule file would be reported for joining; as rules they do not join.
+    rules, problems = read_rules(kind, raw.documents, document.path)
+    return Content(top, (*raw.diagnostics, *problems), rules)
 
 
 class _Builder:

@@ -137,7 +137,10 @@ def conditional(run: Run, node: Conditional, frame: Frame) -> None:
     def has_tag(tag: str) -> bool:
         wanted = tag.casefold()
         return any(
-            wanted == known.casefold() for draft in run.drafts if draft.item is not None for known in draft.item.tags
+            wanted == known.casefold()
+            for draft in run.drafts
+            if draft.item is not None
+            for known in run.tags_of(draft.item)
         )
 
     def unset(name: str) -> None:
@@ -165,12 +168,13 @@ def _peek(run: Run, name: str, node: Node, frame: Frame, site: Site) -> str | No
         return None
     drafts = len(run.drafts)
     outer, run.out = run.out, type(run.out)()
+    was_peeking, run.is_peeking = run.is_peeking, True
     run.active_variables.append(name)
     key = child_key(site.key, value.frame.parsed.text[value.prompt.start : value.prompt.end])
     run.prompt(value.prompt, node, frame, key, site.name, home=value.frame)
     run.active_variables.pop()
     text = run.out.text()
-    run.out = outer
+    run.out, run.is_peeking = outer, was_peeking
     del run.drafts[drafts:]
     return text
 

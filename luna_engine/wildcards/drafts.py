@@ -9,12 +9,16 @@ from luna_engine.wildcards.expansion import Choice, ChoiceKind
 
 if TYPE_CHECKING:
     from luna_engine.wildcards.model import Document, Item
+    from luna_engine.wildcards.rules.records import Spot
     from luna_engine.wildcards.syntax import Parsed
 
 
 @dataclass(slots=True)
 class Frame:
-    """One text being expanded. ``document`` is the file whose keys it sees, ``item`` where its places are."""
+    """One text being expanded. ``document`` is the file whose keys it sees, ``item`` where its places are.
+
+    ``level`` is its depth, 0 for a part of the prompt: what stands at one depth is a stage of the rules.
+    """
 
     parsed: Parsed
     key: int
@@ -23,6 +27,7 @@ class Frame:
     parent: int | None = None
     site: str = ""
     seen: dict[str, int] = field(default_factory=dict)
+    level: int = 0
 
 
 @dataclass(slots=True)
@@ -32,6 +37,7 @@ class Site:
     text: str
     key: int
     name: str
+    occurrence: int = 0
 
 
 @dataclass(slots=True)
@@ -52,6 +58,7 @@ class Draft:
     item: Item | None = None
     value: str = ""
     end: int = 0
+    rule: Spot | None = None
 
     def freeze(self) -> Choice:
         """Return the finished choice."""
@@ -59,11 +66,15 @@ class Draft:
         site, item = self.site, self.item
         owner = item.owner if item is not None else None
         if item is None or owner is None:
+            rule = self.rule
             return Choice(
                 self.kind,
                 self.value,
                 self.written,
                 self.part,
+                rule.file if rule else None,
+                rule.line if rule else None,
+                rule.column if rule else None,
                 weight=self.weight,
                 probability=self.probability,
                 pool_size=self.pool_size,

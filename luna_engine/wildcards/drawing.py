@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ from luna_engine.wildcards.drafts import Draft, Frame, Pieces, Site
 from luna_engine.wildcards.expansion import Choice, ChoiceKind
 from luna_engine.wildcards.model import TEMPLATES, Document
 from luna_engine.wildcards.parser import is_plain
+from luna_engine.wildcards.pools import pool_of_item
 from luna_engine.wildcards.references import Trouble
 from luna_engine.wildcards.reports import DROPPABLE, Reports
-from luna_engine.wildcards.seeds import child_key, frame_key, reroll_key, site_key
+from luna_engine.wildcards.rules import printing
+from luna_engine.wildcards.seeds import below, child_key, frame_key, reroll_key, site_key
 from luna_engine.wildcards.syntax import (
     Node,
     Parsed,
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Item
     from luna_engine.wildcards.pools import Pool
+    from luna_engine.wildcards.rules.plan import Plan
+    from luna_engine.wildcards.rules.ruleset import RuleSet
     from luna_engine.wildcards.snapshot import Snapshot
 
 MOST_FRAMES = 200
@@ -62,12 +67,15 @@ class Run:
         options: DrawOptions,
         variables: Mapping[str, str],
         odometer: Odometer,
+        plan: Plan | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.seed = seed
         self.index = index
         self.chooser = chooser
         self.odometer = odometer
+        self.plan = plan
+        self.groups = snapshot.weight_groups
         self.options = options
         self.variables: dict[str, commands.Value] = {name: commands.Value(text) for name, text in variables.items()}
         self.out = Pieces()
@@ -79,6 +87,7 @@ class Run:
         self.part_name = ""
         self.in_tag = 0
         self.is_hidden = False
+        self.is_peeking = False
         self.is_stopped = False
         self.depth = 0
         self.draws = 0
@@ -86,12 +95,18 @@ class Run:
 
     def part(self, name: str, parsed: Parsed) -> str:
         """Expand one part of the prompt and return its text."""
-        self.part_name = name
-        self.out = Pieces()
-        frame = Frame(parsed, frame_key(name, self.seed), site=name and f"{name}:")
+        frame = self.begin_part(name, parsed)
         self.reports.add_findings(frame)
         self.nodes(parsed.nodes, frame)
+        if self.plan is not None:
+            printing.finish_part(self, self.plan)
         return self.out.text()
+
+    def begin_part(self, name: str, parsed: Parsed) -> Frame:
+        """Begin a part with an empty output; returns its frame."""
+        self.part_name = name
+        self.out = Pieces()
+        return Frame(parsed, frame_key(name, self.seed), site=name and f"{name}:")
 
     def nodes(self, nodes: tuple[Node, ...], frame: Frame) -> None:
         """Expand nodes one after the other into the output."""
@@ -119,7 +134,7 @@ class Run:
             name = f"{frame.site} {name}"
         key = site_key(frame.key, text, occurrence)
         times = self.options.reroll.get(name, 0) if self.options.reroll else 0
-        return Site(text, reroll_key(key, times), name)
+        return Site(text, reroll_key(key, times), name, occurrence)
 
     def spend(self, node: Node, frame: Frame) -> bool:
         """Count a draw; False (and the construct kept) if a limit is reached."""
@@ -225,6 +240,7 @@ class Run:
             home.item,
             frame.parent if parent is None else parent,
             site,
+            level=frame.level + 1,
         )
         self.nodes(prompt.nodes, inner)
         self.depth -= 1
@@ -252,12 +268,25 @@ class Run:
             at = self.index % size
         elif sampler is Sampler.ENUMERATE and not self.chooser.walks:
             at = self.odometer.take(size)
-        else:
+        elif self.plan is None:
             ticket = self.chooser.ticket(site.key, candidates.total, 0)
             at = candidates.at(ticket) if ticket is not None else self.chooser.number(site.key, size, 0, sampler)
+        else:
+            at = None
+        if self.plan is not None and not self.is_peeking:
+            self.ruled(self.plan, candidates, at, node, frame, site, what)
+            return
+        if at is None:
+            at = candidates.at(below(site.key, candidates.total))
         item = candidates.items[at]
         share = candidates.weight(at) / candidates.total
         self.item(item, node, frame, site, child_key(site.key, item.text), share, size, site.name)
+
+    def ruled(self, plan: Plan, pool: Pool, at: int | None, node: Node, frame: Frame, site: Site, address: str) -> None:
+        """Expand the pick of a plan; nothing while its stage has not been drawn. ``at`` is a pick no rule changes."""
+        for pick in plan.picks(self, site, frame, pool, address, None if at is None else (at,)) or ():
+            key = child_key(site.key, pick.item.text)
+            self.item(pick.item, node, frame, site, key, pick.share, pick.size, site.name)
 
     def item(
         self, item: Item, node: Node, frame: Frame, site: Site, key: int, share: float, size: int, name: str
@@ -280,17 +309,36 @@ class Run:
             size=size,
             item=item,
         )
+        if self.groups is not None:
+            self.note_group(self.groups, item, number, node, frame, site)
+        pick = self.plan.pick_of(site, item) if self.plan is not None else None
+        if self.plan is not None and pick is not None:
+            printing.note_pick(self, self.plan, pick, number, node, frame)
         if item.parsed is None and is_plain(item.text):
             self.out.write(item.text)
         else:
             parsed = item.parsed or self.snapshot.parse_item(item)
-            inner = Frame(parsed, key, document, item, number, name)
+            inner = Frame(parsed, key, document, item, number, name, level=frame.level + 1)
             self.reports.add_findings(inner)
             self.active.append(item)
             self.nodes(parsed.nodes, inner)
             self.active.pop()
         self.finish(number)
+        if self.plan is not None and pick is not None:
+            printing.print_modifiers(self, self.plan, pick, number)
         self.depth -= 1
+
+    def note_group(self, groups: RuleSet, item: Item, number: int, node: Node, frame: Frame, site: Site) -> None:
+        """Record that a group of weights had a say in a pick."""
+        found = groups.group_of(item)
+        if found is not None:
+            rule = found.rule
+            text = f"{rule.name}: weight x {rule.micro / 1_000_000:g}"
+            printing.note(self, text, rule.spot, number, node, frame, site)
+
+    def tags_of(self, item: Item) -> tuple[str, ...]:
+        """Return the tags of a pick; with rules also those of its category file and of tags files."""
+        return item.tags if self.plan is None else self.plan.rules.facts(item).tags
 
     def draw_target(
         self,
@@ -311,7 +359,10 @@ class Run:
                 self.keep(node, frame)
             elif self.spend(node, frame):
                 key = child_key(site.key, target.item.text)
-                self.item(target.item, node, frame, site, key, 1.0, 1, site.name)
+                if self.plan is not None and not self.is_peeking:
+                    self.ruled(self.plan, pool_of_item(target.item), 0, node, frame, site, target.address)
+                else:
+                    self.item(target.item, node, frame, site, key, 1.0, 1, site.name)
             return
         if target.folder is not None:
             for document in self.snapshot.index.below_folder(target.folder):
@@ -366,4 +417,11 @@ class Run:
 
     def choices(self) -> tuple[Choice, ...]:
         """Return the choices made, a parent before what it holds."""
-        return tuple(draft.freeze() for draft in self.drafts)
+        made = tuple(draft.freeze() for draft in self.drafts)
+        if self.plan is None:
+            return made
+        tagged = zip(self.drafts, made, strict=True)
+        return tuple(
+            choice if draft.item is None else dataclasses.replace(choice, tags=self.tags_of(draft.item))
+            for draft, choice in tagged
+        )

@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
+from luna_engine.wildcards.linking import LinkKey
+
 if TYPE_CHECKING:
     from luna_engine.wildcards.diagnostics import Diagnostic
+    from luna_engine.wildcards.rules.links import Links
 
 
 class ChoiceKind(enum.Enum):
@@ -93,17 +96,6 @@ class EmbeddingRef:
     choice: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class LinkKey:
-    """One item drawn, for matching against stored links."""
-
-    address: str
-    item_id: str | None
-    value: str
-    tags: tuple[str, ...]
-    choice: int
-
-
 _LORA = re.compile(r"<(?:lora|lyco):([^<>:\r\n]+)((?::[^<>:\r\n]*)*)>", re.IGNORECASE)
 _EMBEDDING = re.compile(r"(?<![\w])embedding:([\w\-./\\]*\w)(?::([0-9]+(?:\.[0-9]+)?))?")
 _STRENGTH = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
@@ -111,7 +103,10 @@ _STRENGTH = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 @dataclass(frozen=True, slots=True)
 class Expansion:
-    """A finished text. ``parts`` holds the text of every part, ``""`` being the main one."""
+    """A finished text. ``parts`` holds the text of every part, ``""`` being the main one.
+
+    ``links`` are the LoRAs and embeddings that rules call for, None where no rules were asked for.
+    """
 
     text: str
     parts: Mapping[str, str]
@@ -121,6 +116,7 @@ class Expansion:
     diagnostics: tuple[Diagnostic, ...]
     variables: Mapping[str, str] = field(default_factory=dict)
     make_fingerprint: Callable[[], str] | None = field(default=None, repr=False, compare=False)
+    links: Links | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -173,7 +169,7 @@ class Expansion:
     def link_keys(self) -> tuple[LinkKey, ...]:
         """Return one record per item drawn, nested ones included."""
         return tuple(
-            LinkKey(choice.address, choice.item_id, choice.value, choice.tags, number)
+            LinkKey(choice.address, choice.item_id, choice.value, choice.tags, number, choice.written)
             for number, choice in enumerate(self.choices)
             if choice.address is not None
         )
@@ -183,8 +179,10 @@ class Expansion:
         return [choice.as_dict() for choice in self.choices]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record of ``luna wildcards expand --json``."""
+        """Return the record of ``luna wildcards expand --json``; ``links`` only where rules were asked for."""
+        links = {} if self.links is None else {"links": self.links.as_dict()}
         return {
+            **links,
             "text": self.text,
             "parts": dict(self.parts),
             "seed": self.seed,

@@ -206,4 +206,4 @@ def read_content(document: Document, data: bytes, last_good: Content | None) -> 
         problems = (*decoded.diagnostics, refused.diagnostic)
         if last_good is None:
             return Content(None, problems, digest_of=digest)
-        return Content(last_good.top, problems, last_good.is_rules, digest, is_stale=True)
+        return Content(last_good.top, problems, last_good.rules, digest, is_stale=True)

@@ -19,6 +19,8 @@ from luna_engine.wildcards.files import Root
 from luna_engine.wildcards.loading import Loader
 from luna_engine.wildcards.odds import SiteOdds, probabilities
 from luna_engine.wildcards.recursion import recursion_room
+from luna_engine.wildcards.rules.links import Links
+from luna_engine.wildcards.rules.staging import draw_ruled
 from luna_engine.wildcards.steps import Step, steps
 from luna_engine.wildcards.syntax import Profile
 from luna_engine.wildcards.tree import TreeNode, make_tree
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from luna_engine.wildcards.model import Item
+    from luna_engine.wildcards.rules.plan import Plan
+    from luna_engine.wildcards.rules.records import RuleOptions
     from luna_engine.wildcards.snapshot import Snapshot
 
     PathLike = str | Path | Root
@@ -133,6 +137,7 @@ class WildcardLibrary:
         variables: Mapping[str, str] | None = None,
         pins: Mapping[str, str] | None = None,
         reroll: Mapping[str, int] | None = None,
+        rules: RuleOptions | None = None,
     ) -> Expansion:
         """Expand a template once.
 
@@ -146,6 +151,7 @@ class WildcardLibrary:
             variables: finished texts for ``${name}``.
             pins: site id to text.
             reroll: site id to the number of rerolls.
+            rules: draw by the library's rules; None leaves all but groups of weights aside.
 
         Raises:
             WildcardError: with ``strict`` or ``missing="error"``.
@@ -160,6 +166,7 @@ class WildcardLibrary:
             variables=variables,
             pins=pins,
             reroll=reroll,
+            rules=rules,
         )
 
     def expand_parts(
@@ -177,28 +184,44 @@ class WildcardLibrary:
         chooser: Chooser | None = None,
         snapshot: Snapshot | None = None,
         most_draws: int = MOST_DRAWS,
+        rules: RuleOptions | None = None,
     ) -> Expansion:
-        """Expand several parts in one draw: shared variables, a frame key of its own per part."""
+        """Expand several parts in one draw: shared variables, a frame key of its own per part.
+
+        Raises:
+            LunaError: ``value-range``, also for rules together with a chooser: rules draw by weight.
+            WildcardError: see `expand`.
+        """
         if missing not in _MISSING:
             raise LunaError("value-range", f"missing is {missing!r}; known are keep, error and drop")
+        if rules is not None and chooser is not None:
+            raise LunaError("value-range", "rules draw by weight; they cannot walk or cycle", "use mode random")
         snapshot = snapshot or self.snapshot
         profile = Profile(profile)
         options = DrawOptions(missing, pins or {}, reroll or {}, draws=most_draws)
         index = seed if index is None else index
         parsed = {name: snapshot.template(text, profile) for name, text in parts.items()}
 
-        def draw(odometer: Odometer) -> tuple[Run, dict[str, str]]:
-            made = Run(snapshot, seed, index, chooser or SeededChooser(), options, variables or {}, odometer)
+        def draw_once(odometer: Odometer, options: DrawOptions, plan: Plan | None) -> tuple[Run, dict[str, str]]:
+            made = Run(snapshot, seed, index, chooser or SeededChooser(), options, variables or {}, odometer, plan)
             return made, {name: made.part(name, tree) for name, tree in parsed.items()}
+
+        def draw(odometer: Odometer) -> tuple[Run, dict[str, str]]:
+            if rules is None or snapshot.rules is None:
+                return draw_once(odometer, options, None)
+            return draw_ruled(snapshot.rules, rules, odometer, options, draw_once)
 
         with recursion_room():
             run, texts = _turned(draw, index)
         diagnostics = dict.fromkeys([*run.reports.all(), *snapshot.problems_of(iter(run.touched))])
+        if run.plan is not None:
+            diagnostics.update(dict.fromkeys(run.plan.relaxations()))
         fixed = tuple(sorted(parts.items()))
 
         def fingerprint() -> str:
-            digests = [snapshot.fingerprint(text, profile) for _, text in fixed]
-            return batches.digest(fixed, digests, seed, index, missing, variables or {}, pins or {}, reroll or {})
+            digests = [snapshot.fingerprint(text, profile, rules=rules is not None) for _, text in fixed]
+            given = (missing, variables or {}, pins or {}, reroll or {}, *((rules,) if rules else ()))
+            return batches.digest(fixed, digests, seed, index, *given)
 
         result = Expansion(
             texts.get("", ""),
@@ -209,6 +232,7 @@ class WildcardLibrary:
             tuple(diagnostics),
             {name: value.text for name, value in run.variables.items() if value.text is not None},
             fingerprint,
+            None if rules is None else Links() if run.plan is None else run.plan.links,
         )
         _raise_if_asked(result, strict=strict, missing=missing)
         return result
@@ -366,9 +390,9 @@ class WildcardLibrary:
         """Return every reference, in the library and in ``templates``, that can draw from an address."""
         return where_used(self.snapshot, address, templates)
 
-    def fingerprint(self, template: str, *, profile: Profile | str = Profile.NATIVE) -> str:
-        """Return a digest of a template and the content of every file reachable from it."""
-        return self.snapshot.fingerprint(template, Profile(profile))
+    def fingerprint(self, template: str, *, profile: Profile | str = Profile.NATIVE, rules: bool = False) -> str:
+        """Return a digest of a template and the content of every file it reaches, with ``rules`` of rule files too."""
+        return self.snapshot.fingerprint(template, Profile(profile), rules=rules)
 
     def lint(self, templates: Sequence[str] = ()) -> list[Diagnostic]:
         """Read the whole library, follow every reference, and return what is wrong, in place order."""

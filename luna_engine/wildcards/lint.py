@@ -11,6 +11,7 @@ from luna_engine.wildcards.parser import MOST_NAME, is_plain
 from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.references import Trouble, read_braces, read_bracket, read_name
 from luna_engine.wildcards.reports import place_of
+from luna_engine.wildcards.rules.linting import lint_rules
 from luna_engine.wildcards.scan import is_name
 from luna_engine.wildcards.syntax import Braces, Bracket, Parsed, Wildcard, children
 
@@ -34,6 +35,7 @@ def lint(snapshot: Snapshot, templates: Sequence[str] = ()) -> list[Diagnostic]:
             parsed = snapshot.template(text)
             linter.text(parsed, None, None)
         linter.loops()
+        linter.found += lint_rules(snapshot)
     # Files shadowed or refused are in the snapshot's own list.
     found = dict.fromkeys([*snapshot.diagnostics, *linter.found])
     return sorted(found, key=place_order)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from luna_engine.wildcards.diagnostics import Diagnostic
     from luna_engine.wildcards.lookup import PathIndex
+    from luna_engine.wildcards.rules.records import RuleFile
     from luna_engine.wildcards.syntax import Parsed
 
 NOTE_KEYS = frozenset({"usage_notes", "category", "description", "_suffix"})
@@ -104,14 +105,20 @@ def _no_digest() -> bytes:
 class Content:
     """What reading a file gave. ``is_stale``: the file is broken and ``top`` is its last good version.
 
-    ``digest_of`` returns a digest of the file's bytes; large files are hashed only when it is called.
+    ``rules`` are those of a rule file. ``digest_of`` returns a digest of the file's bytes; large files are hashed only
+    when it is called.
     """
 
     top: Place | None
     diagnostics: tuple[Diagnostic, ...] = ()
-    is_rules: bool = False
+    rules: RuleFile | None = None
     digest_of: Callable[[], bytes] = _no_digest
     is_stale: bool = False
+
+    @property
+    def is_rules(self) -> bool:
+        """Tell whether this is a rule file: never drawn from unless named in full."""
+        return self.rules is not None
 
 
 NOTHING = Content(None)

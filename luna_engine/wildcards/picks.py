@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.diagnostics import Severity
 from luna_engine.wildcards.expansion import ChoiceKind
-from luna_engine.wildcards.pools import running_sums
+from luna_engine.wildcards.pools import Pool, running_sums
 from luna_engine.wildcards.references import Trouble, pool_of_reference, target_of_reference
 from luna_engine.wildcards.seeds import child_key
 from luna_engine.wildcards.syntax import Multi, Option, Sampler, Text, Variable, Variant, Wildcard
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from luna_engine.wildcards.drafts import Frame, Site
     from luna_engine.wildcards.drawing import Run
     from luna_engine.wildcards.model import Item
-    from luna_engine.wildcards.pools import Pool
+    from luna_engine.wildcards.rules.plan import Plan
     from luna_engine.wildcards.syntax import Node
 
 _MICRO = 1_000_000
@@ -118,17 +118,50 @@ def multi(run: Run, node: Multi, frame: Frame) -> None:
     low, high = _clipped(run, node, frame, len(candidates.entries))
     if not run.spend(node, frame):
         return
+    is_fixed = False
     if node.sampler is Sampler.CYCLE and not run.chooser.walks:
         count = low
         order = [(run.index * count + at) % len(candidates.entries) for at in range(count)]
+        is_fixed = True  # no rule changes what a sampler mark gives
     elif node.sampler is Sampler.ENUMERATE and not run.chooser.walks:
         count = low + run.odometer.take(high - low + 1)
         left = list(range(len(candidates.entries)))
         order = [left.pop(run.odometer.take(len(left))) for _ in range(count)]
+        is_fixed = True
     else:
         count = low + run.chooser.number(site.key, high - low + 1, 0, None)
         order = _order(run, site, candidates, count)
-    _print_picks(run, node, frame, site, candidates, order)
+    shares: list[float] = []
+    if run.plan is not None and lent is not None and not run.is_peeking:
+        planned = _planned(run, run.plan, lent, candidates, frame, site, count, order if is_fixed else None)
+        if planned is None:
+            return
+        order, shares = planned
+    _print_picks(run, node, frame, site, candidates, order, shares)
+
+
+def _planned(
+    run: Run,
+    plan: Plan,
+    lent: Pool,
+    candidates: Candidates,
+    frame: Frame,
+    site: Site,
+    count: int,
+    fixed: list[int] | None,
+) -> tuple[list[int], list[float]] | None:
+    """Return the picks of a multi-pick drawn under rules and their shares, None while its stage is to come."""
+    items = [entry for entry in candidates.entries if not isinstance(entry, Option)]
+    pool = Pool(items, *running_sums(candidates.weights), lent.lists, lent.held)
+    address = ",".join(plan.rules.addresses(lent))
+    picks = plan.picks(run, site, frame, pool, address, fixed, count)
+    if picks is None:
+        return None
+    left, shares = (picks[0].total if picks else 0), []
+    for pick in picks:
+        shares.append(pick.weight / left)
+        left -= pick.weight
+    return [pick.at for pick in picks], shares
 
 
 def _clipped(run: Run, node: Multi, frame: Frame, size: int) -> tuple[int, int]:
@@ -168,7 +201,15 @@ def _order(run: Run, site: Site, candidates: Candidates, count: int) -> list[int
     return order
 
 
-def _print_picks(run: Run, node: Multi, frame: Frame, site: Site, candidates: Candidates, order: list[int]) -> None:
+def _print_picks(
+    run: Run,
+    node: Multi,
+    frame: Frame,
+    site: Site,
+    candidates: Candidates,
+    order: list[int],
+    shares: list[float],
+) -> None:
     left = sum(candidates.weights)
     chosen: dict[str, int] = {}
     has_text = False
@@ -180,7 +221,7 @@ def _print_picks(run: Run, node: Multi, frame: Frame, site: Site, candidates: Ca
         start = out.length
         size = len(candidates.entries) - place
         name = f"{site.name} [{place + 1}]"
-        share = weight / left
+        share = shares[place] if shares else weight / left
         if isinstance(entry, Option):
             written = frame.parsed.text[entry.prompt.start : entry.prompt.end]
             occurrence = chosen.get(written, 0)
@@ -236,11 +277,11 @@ def _distinct(pool: Pool, run: Run) -> Candidates:
     places: dict[str, int] = {}
     entries: list[Option | Item] = []
     weights: list[int] = []
-    for item in pool.items:
+    for number, item in enumerate(pool.items):
         at = places.setdefault(item.text, len(entries))
         if at == len(entries):
             entries.append(item)
-            weights.append(item.weight.micro)
+            weights.append(pool.weight(number))
         else:
-            weights[at] += item.weight.micro
+            weights[at] += pool.weight(number)
     return Candidates(entries, weights)

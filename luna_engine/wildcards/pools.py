@@ -10,7 +10,7 @@ from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import TEMPLATES, Branch, ItemList, Kind, Place, lists_below, walk_places
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from luna_engine.wildcards.lookup import AddressIndex, Target
     from luna_engine.wildcards.model import Item
@@ -20,13 +20,17 @@ _MICRO = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Candidates of positive weight. ``sums`` are running weight sums, None if all weights are equal."""
+    """Candidates of positive weight. ``sums`` are running weight sums, None if all weights are equal.
+
+    ``factor`` gives what groups of weights multiply an item's weight by, in millionths; None without such groups.
+    """
 
     items: Sequence[Item]
     sums: list[int] | None
     total: int
     lists: frozenset[int]
     held: int
+    factor: Callable[[Item], int] | None = None
 
     def weight(self, index: int) -> int:
         """Return the integer weight of a candidate, in the pool's scale."""
@@ -44,16 +48,26 @@ class Pool:
         if not excluded:
             return self
         barred = {id(item) for item in excluded}
-        return make_pool([item for item in self.items if id(item) not in barred], self.lists, self.held)
+        return make_pool([item for item in self.items if id(item) not in barred], self.lists, self.held, self.factor)
 
 
-def make_pool(items: Sequence[Item], lists: frozenset[int], held: int) -> Pool:
+def make_pool(
+    items: Sequence[Item], lists: frozenset[int], held: int, factor: Callable[[Item], int] | None = None
+) -> Pool:
     """Return the pool of items; those of weight 0 are left out, decimals are scaled to the least power of ten."""
-    weights = [item.weight.micro for item in items]
-    if all(weight == _MICRO for weight in weights):
-        return Pool(items, None, len(items), lists, held)  # no copy for the common case
+    if factor is None:
+        weights = [item.weight.micro for item in items]
+    else:
+        weights = [item.weight.micro * factor(item) for item in items]
+    if all(weight == weights[0] and weight for weight in weights):
+        return Pool(items, None, len(items), lists, held, factor)  # no copy for the common case
     chosen = [item for item, weight in zip(items, weights, strict=True) if weight > 0]
-    return Pool(chosen, *running_sums([weight for weight in weights if weight > 0]), lists, held)
+    return Pool(chosen, *running_sums([weight for weight in weights if weight > 0]), lists, held, factor)
+
+
+def pool_of_item(item: Item) -> Pool:
+    """Return the pool of one item, which a name may stand for."""
+    return Pool([item], None, 1, frozenset((id(item.owner),)), 1)
 
 
 def running_sums(micro: Sequence[int]) -> tuple[list[int] | None, int]:
@@ -75,17 +89,17 @@ def running_sums(micro: Sequence[int]) -> tuple[list[int] | None, int]:
     return sums, total
 
 
-def pool_of_lists(lists: Iterable[ItemList]) -> Pool:
+def pool_of_lists(lists: Iterable[ItemList], factor: Callable[[Item], int] | None = None) -> Pool:
     """Return the joint pool of lists, each once, every item with its own weight."""
     once = list({id(found): found for found in lists}.values())
     ids = frozenset(id(found) for found in once)
     held = sum(len(found.items) for found in once)
     if len(once) == 1:
         items = once[0].items
-        if isinstance(items, Lines):
+        if isinstance(items, Lines) and factor is None:
             return _pool_of_lines(items, ids, held)
-        return make_pool(items, ids, held)
-    return make_pool([item for found in once for item in found.items], ids, held)
+        return make_pool(items, ids, held, factor)
+    return make_pool([item for found in once for item in found.items], ids, held, factor)
 
 
 def _pool_of_lines(lines: Lines, ids: frozenset[int], held: int) -> Pool:

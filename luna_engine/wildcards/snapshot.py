@@ -15,14 +15,16 @@ from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain, parse
 from luna_engine.wildcards.pools import Pool, pool_of_lists, target_lists
 from luna_engine.wildcards.references import read_braces, read_bracket, read_name
+from luna_engine.wildcards.rules.ruleset import compile_rules
 from luna_engine.wildcards.syntax import Braces, Bracket, Parsed, Profile, Wildcard, children
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from luna_engine.wildcards.files import Entry, Root, Walk
     from luna_engine.wildcards.model import Document, Item, ItemList
     from luna_engine.wildcards.references import Trouble
+    from luna_engine.wildcards.rules.ruleset import RuleSet
     from luna_engine.wildcards.syntax import Node
 
 _MOST_TEMPLATES = 2_000
@@ -43,7 +45,8 @@ class Snapshot:
         self._templates: dict[tuple[str, Profile], Parsed] = {}
         self._pools: dict[tuple[object, ...], Pool] = {}
         self._globs: dict[str, Pool | None] = {}
-        self._digests: dict[tuple[str, Profile], str] = {}
+        self._digests: dict[tuple[str, Profile, bool], str] = {}
+        self._rules: tuple[RuleSet | None] | None = None
         self.names: dict[tuple[str, int], tuple[Target | None, tuple[Trouble, ...]]] = {}
         self.counts: dict[int, tuple[int, frozenset[str]]] = {}
 
@@ -92,15 +95,34 @@ class Snapshot:
         key = (id(target.document), id(target.place), target.folder, target.stars, templates)
         found = self._pools.get(key)
         if found is None:
-            found = self._pools[key] = pool_of_lists(target_lists(target, self.index, templates=templates))
+            lists = target_lists(target, self.index, templates=templates)
+            found = self._pools[key] = pool_of_lists(lists, self._factor())
         return found
 
     def glob(self, pattern: str) -> Pool | None:
         """Return the joint pool of the lists a pattern matches, None if it matches none."""
         if pattern not in self._globs:
             lists = self.matching(pattern)
-            self._globs[pattern] = pool_of_lists(lists) if lists else None
+            self._globs[pattern] = pool_of_lists(lists, self._factor()) if lists else None
         return self._globs[pattern]
+
+    @property
+    def rules(self) -> RuleSet | None:
+        """The compiled rules of the visible rule files, None if there are none."""
+        if self._rules is None:
+            files = [document for document in self.documents if document.kind is not Kind.TXT]
+            self._rules = (compile_rules([document for document in files if document.content.is_rules], self.index),)
+        return self._rules[0]
+
+    @property
+    def weight_groups(self) -> RuleSet | None:
+        """The rules if they hold groups of weights, which count whether rules were asked for or not."""
+        rules = self.rules
+        return rules if rules is not None and rules.groups else None
+
+    def _factor(self) -> Callable[[Item], int] | None:
+        groups = self.weight_groups
+        return groups.factor if groups is not None else None
 
     def matching(self, pattern: str) -> list[ItemList]:
         """Return the lists whose address fits a glob, with or without the file's name."""
@@ -172,19 +194,38 @@ class Snapshot:
                     visit(tree.nodes, tree, item.owner.document)
         return list(seen.values())
 
-    def fingerprint(self, text: str, profile: Profile = Profile.NATIVE) -> str:
-        """Return a digest of a template and of the content of every file it can reach."""
-        key = (text, profile)
+    def fingerprint(self, text: str, profile: Profile = Profile.NATIVE, *, rules: bool = False) -> str:
+        """Return a digest of a template and of the content of every file it can reach.
+
+        With ``rules`` of every rule file too, of the files that expanders draw from, and of the names of all files,
+        by which the paths of rules are found. Groups of weights always count.
+        """
+        key = (text, profile, rules)
         if key not in self._digests:
             digest = hashlib.blake2b(digest_size=16)
             digest.update(f"{profile.value}\0{text}".encode("utf-8", "surrogatepass"))
-            for document in sorted(self.reach(self.template(text, profile)), key=lambda found: found.path):
+            reached = {(found.path, found.root): found for found in self.reach(self.template(text, profile))}
+            reached.update({(found.path, found.root): found for found in self._rule_documents(rules=rules)})
+            for _, document in sorted(reached.items()):
                 digest.update(f"\0{document.path}\0".encode("utf-8", "surrogatepass"))
                 digest.update(document.content.digest_of())
             names = "\0".join(sorted(document.path for document in self.documents))
-            digest.update(names.encode("utf-8", "surrogatepass") if self._has_unknown(text, profile) else b"")
+            is_open = self._has_unknown(text, profile) or (rules and self.rules is not None)
+            digest.update(names.encode("utf-8", "surrogatepass") if is_open else b"")
             self._digests[key] = digest.hexdigest()
         return self._digests[key]
+
+    def _rule_documents(self, *, rules: bool) -> list[Document]:
+        """Return the files that rules may read: those of the rules, and what expanders and modifiers draw from."""
+        found = self.rules
+        if found is None:
+            return []
+        if not rules:
+            return list({id(group.document): group.document for group in found.groups}.values())
+        documents = list(found.documents)
+        for text in found.added_templates():
+            documents += self.reach(self.template(text))
+        return documents
 
     def _has_unknown(self, text: str, profile: Profile) -> bool:
         """Tell whether a new file could change the template: it holds a name that nothing has yet."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luna_engine.errors import LunaError
-from luna_engine.wildcards import Diagnostic, Severity
+from luna_engine.wildcards import Diagnostic, RuleOptions, Severity
 from luna_tui import frame
 from luna_tui.commands import wildcards_edit
 from luna_tui.commands.wildcards_group import group, library_of, profile_option, roots_option, template_of
@@ -80,6 +80,7 @@ def _print_json(data: Any) -> None:
 @click.option("--negative", metavar="TEXT", help="A negative prompt expanded in the same draw.")
 @click.option("--var", "variables", multiple=True, callback=_variables, metavar="K=V", help="Set a variable.")
 @click.option("--strict", is_flag=True, help="Fail if anything is an error.")
+@click.option("--rules", is_flag=True, help="Draw by the library's rule files; what had to be relaxed is told.")
 @profile_option
 @roots_option
 def expand(
@@ -88,6 +89,7 @@ def expand(
     count: int,
     unique: bool,  # noqa: FBT001 - click passes by name
     negative: str | None,
+    rules: bool,  # noqa: FBT001 - click passes by name
     roots: tuple[Path, ...],
     **options: Any,
 ) -> int:
@@ -97,6 +99,9 @@ def expand(
     parts: str | Mapping[str, str] = text if negative is None else {"": text, "negative": template_of(negative)}
     if options["mode"] == "enumerate" and negative is not None:
         raise click.UsageError("--mode enumerate walks one text; leave --negative out")
+    if rules and options["mode"] != "random":
+        raise click.UsageError(f"--rules draw by weight; leave --mode {options['mode']} out")
+    options["rules"] = RuleOptions() if rules else None
     batch = library.expand_many(parts, count, seed, unique, **options)
     return _report(batch, seed, unique=unique)
 

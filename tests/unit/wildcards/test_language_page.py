@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from luna_engine.wildcards import WildcardLibrary
+from luna_engine.wildcards import RuleOptions, WildcardLibrary
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "wildcards.md"
 _FILES = re.compile(r"^```(?:yaml|text) (\S+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-_BLOCKS = re.compile(r"^```expand\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_BLOCKS = re.compile(r"^```(expand|rules)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 _LINE = re.compile(r"(-?\d+)\s+(.*?)\s+=> ?(.*)")
 _NOTE = re.compile(r"(?:  \([a-z-]+\))+$")
 
 
-def examples() -> list[str]:
-    return [line for block in _BLOCKS.findall(PAGE.read_text("utf-8")) for line in block.splitlines() if line]
+def examples() -> list[tuple[str, str]]:
+    found = _BLOCKS.findall(PAGE.read_text("utf-8"))
+    return [(kind, line) for kind, block in found for line in block.splitlines() if line]
 
 
 @pytest.fixture
@@ -28,14 +29,14 @@ def page_library(tmp_path: Path) -> WildcardLibrary:
     return WildcardLibrary.load(tmp_path)
 
 
-@pytest.mark.parametrize("line", examples())
-def test_the_page_tells_the_truth(page_library: WildcardLibrary, line: str) -> None:
+@pytest.mark.parametrize(("kind", "line"), examples())
+def test_the_page_tells_the_truth(page_library: WildcardLibrary, kind: str, line: str) -> None:
     found = _LINE.fullmatch(line)
     assert found is not None, "an example is: seed template => text (codes)"
     seed, template, shown = found.groups()
     note = _NOTE.search(shown)
     text = shown[: note.start()] if note else shown
-    result = page_library.expand(template, int(seed))
+    result = page_library.expand(template, int(seed), rules=RuleOptions() if kind == "rules" else None)
     assert result.text == text
     codes = re.findall(r"\(([a-z-]+)\)", note[0]) if note else []
     assert [problem.code for problem in result.diagnostics if problem.severity.value != "hint"] == codes
@@ -43,3 +44,8 @@ def test_the_page_tells_the_truth(page_library: WildcardLibrary, line: str) -> N
 
 def test_there_are_examples() -> None:
     assert len(examples()) > 30
+    assert sum(kind == "rules" for kind, _ in examples()) >= 5
+
+
+def test_the_pages_files_are_clean(page_library: WildcardLibrary) -> None:
+    assert page_library.diagnostics == ()

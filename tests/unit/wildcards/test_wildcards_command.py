@@ -156,3 +156,20 @@ def test_add_makes_a_new_list(luna_run: Callable[..., tuple[int, str, str]], fol
     assert luna_run(*args)[0] == 0
     assert luna_run("expand", "{2$$ $$__harbor/birds/sea__}", "--root", folder)[1] in {"gull tern\n", "tern gull\n"}
     assert luna_run("add", "harbor:boats", "x", "--root", folder)[0] == 1
+
+
+def test_rules_are_a_switch_and_what_was_relaxed_is_said(
+    luna_run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "boat.txt").write_text("brig\nraft\n", "utf-8")
+    (tmp_path / "sea.txt").write_text("storm\n", "utf-8")
+    (tmp_path / "constraints_sea.yaml").write_text("sea: {boat: {incompatible: [raft]}}\n", "utf-8")
+    call = ("expand", "{sea} {boat}", "--count", 30, "--root", tmp_path)
+    assert set(luna_run(*call)[1].split("\n")[:-1]) == {"storm brig", "storm raft"}
+    assert set(luna_run(*call, "--rules")[1].split("\n")[:-1]) == {"storm brig"}
+    code, out, err = luna_run("expand", "{sea} {boat:raft}", "--root", tmp_path, "--rules")
+    assert (code, out) == (0, "storm raft\n")
+    assert "constraints_sea.yaml:1:29: warning rule-relaxed: sea with boat: incompatible raft" in err
+    (record,) = json.loads(luna_run("expand", "{sea} {boat:raft}", "--root", tmp_path, "--rules", "--json")[1])
+    assert record["links"] == {"loras": [], "embeddings": [], "trigger_words": []}
+    assert luna_run(*call, "--rules", "--mode", "cycle")[0] == 2
