@@ -1,17 +1,18 @@
 """DaemonCLIP and DaemonVAE: objects that ComfyUI's own nodes accept as CLIP and VAE, computing in a daemon.
 
 No stock node checks the type of what it is given, so these are plain classes with the members those nodes use.
-State that a prompt can set (layer, tokenizer options, hooks) is per clone and travels with each request; the set,
-its tokenizer and its names are shared between clones. ComfyUI is reached through `HostHooks` alone.
+State that a prompt can set (layer, LoRAs, tokenizer options, hooks) is per clone and travels with each request; the
+set, its tokenizer and its names are shared between clones. ComfyUI is reached through `HostHooks` alone.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from luna_daemon import lora_recipe
 from luna_daemon.encode_messages import Tile
 from luna_daemon.remote import HostHooks, RemoteOnlyError, RemoteSet
-from luna_daemon.stand_ins import PatcherStandIn, RemoteModule, reject_patches
+from luna_daemon.stand_ins import PatcherStandIn, RemoteModule
 from luna_daemon.token_item import TokenState, encode_item
 from luna_engine.errors import DaemonError
 
@@ -133,13 +134,17 @@ class DaemonCLIP:
 
         layer = self.layers if self.layers is not None else self.layer_idx
         roles = tuple(self.remote.facts.encoders)
-        state = TokenState(roles, layer, projected=False if unprojected else None)
+        recipe = self.patcher.recipe
+        loras = tuple(lora.use for lora in recipe)
+        state = TokenState(roles, layer, projected=False if unprojected else None, loras=loras)
         item, tensors = encode_item(tokens, state)
         host = self.remote.host
-        reply, returned = self.remote.call(
+        reply, returned = lora_recipe.call(
+            self.remote,
+            recipe,
             lambda client, set_id: client.encode_tokens(
                 set=set_id, items=(item,), tensors=tensors, poll=host.check_interrupt
-            )
+            ),
         )
         encoded = reply.items[0]
         device = host.intermediate_device()
@@ -153,16 +158,23 @@ class DaemonCLIP:
     def add_patches(
         self, patches: Mapping[Any, Any], strength_patch: float = 1.0, strength_model: float = 1.0
     ) -> list[Any]:
-        """Accept patches that hit nothing here or change nothing; see `reject_patches` for the rest."""
-        return reject_patches(patches, self.remote.names(), (float(strength_patch), float(strength_model)))
+        """Record patches; they travel with every request of this clone and of its clones.
+
+        Returns:
+            The keys that exist, in the caller's form.
+
+        Raises:
+            DaemonError: ``patch-unsupported`` for a patch that the daemon does not apply.
+        """
+        return self.patcher.add_patches(patches, strength_patch, strength_model)
 
     def load_model(self, tokens: Any = None) -> PatcherStandIn:  # noqa: ARG002 - ComfyUI's signature
         """Return the patcher's stand-in; the daemon loads by itself."""
         return self.patcher
 
     def get_ram_usage(self) -> int:
-        """Return 0: the weights are not in this process."""
-        return 0
+        """Return the bytes of the recipe; the weights are not in this process."""
+        return self.patcher.get_ram_usage()
 
     def get_sd(self) -> Any:
         """Refuse: saving needs the weights."""

@@ -90,6 +90,8 @@ class RemoteSet:
         self._source = source
         self._lock = threading.Lock()
         self._names: dict[str, Any] | None = None
+        self.loras: set[str] = set()
+        """Hashes of LoRAs that the daemon was seen to have."""
         client = connect()
         self.set_id, self.facts = source.load(client)
         self.place = f"{client.host}:{client.port}, set {self.set_id}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from luna_daemon.lora_recipe import RecordedLora, record
 from luna_daemon.remote import RemoteOnlyError
 from luna_daemon.tensors import TORCH_NAMES
 from luna_engine.errors import DaemonError
@@ -52,7 +53,7 @@ class RemoteModule:
 
 
 def reject_patches(patches: Iterable[Any], names: Mapping[str, Any], strengths: tuple[float, float]) -> list[Any]:
-    """Judge patches for weights that are elsewhere.
+    """Judge patches that cannot follow the weights to the daemon: those of hooks, which change between steps.
 
     Args:
         patches: keys as ComfyUI gives them, a name or ``(name, slice…)``.
@@ -69,15 +70,19 @@ def reject_patches(patches: Iterable[Any], names: Mapping[str, Any], strengths: 
     if hits and strengths != (0.0, 1.0):
         raise DaemonError(
             "patch-unsupported",
-            f"{len(hits)} weights of a text encoder in the daemon would be patched (a LoRA or a merge); "
+            f"{len(hits)} weights of a text encoder in the daemon would be patched by a hook; "
             "this daemon cannot do that",
-            "place the LoRA before the tunnel, which then keeps the CLIP local, or set its clip strength to 0",
+            "use Load LoRA instead, or place the hook's LoRA before the tunnel, which then keeps the CLIP local",
         )
     return hits
 
 
 class PatcherStandIn:
-    """The patcher of a remote model: holds per-clone state, loads nothing, applies nothing."""
+    """The patcher of a remote model: holds per-clone state, loads nothing, applies nothing.
+
+    Attributes:
+        recipe: the LoRAs that were added, in order; they travel with every request.
+    """
 
     def __init__(self, remote: RemoteSet, *, is_clip: bool, prefix: str = "") -> None:
         self._remote = remote
@@ -85,7 +90,7 @@ class PatcherStandIn:
         self.is_clip = is_clip
         self.model = RemoteModule(remote, "patcher.model", prefix)
         self.forced_hooks: Any = None
-        self.patches: dict[str, Any] = {}
+        self.recipe: tuple[RecordedLora, ...] = ()
         self.patches_uuid = uuid.uuid4()
         self.load_device = self.offload_device = remote.host.intermediate_device()
         self.model_options: dict[str, Any] = {"transformer_options": {}}
@@ -94,8 +99,18 @@ class PatcherStandIn:
         """Return a copy with state of its own."""
         copy = PatcherStandIn(self._remote, is_clip=self.is_clip, prefix=self._prefix)
         copy.forced_hooks = self.forced_hooks
+        copy.recipe = self.recipe
         copy.patches_uuid = self.patches_uuid
         return copy
+
+    @property
+    def patches(self) -> dict[str, list[Any]]:
+        """Return weight → what was added to it, as (strength, patch, strength of the weight itself)."""
+        added: dict[str, list[Any]] = {}
+        for lora in self.recipe:
+            for patch in lora.patches:
+                added.setdefault(patch.target, []).append((lora.strength, patch, lora.strength_model))
+        return added
 
     def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Any]:
         """Return meta tensors by name."""
@@ -105,8 +120,22 @@ class PatcherStandIn:
     def add_patches(
         self, patches: Mapping[Any, Any], strength_patch: float = 1.0, strength_model: float = 1.0
     ) -> list[Any]:
-        """See `reject_patches`."""
-        return reject_patches(patches, self._remote.names(), (float(strength_patch), float(strength_model)))
+        """Record patches of a text encoder; those of a VAE are refused.
+
+        Returns:
+            The keys that exist here, in the caller's form.
+
+        Raises:
+            DaemonError: ``patch-unsupported`` for a patch that the daemon does not apply.
+        """
+        strengths = (float(strength_patch), float(strength_model))
+        if not self.is_clip:
+            return reject_patches(patches, self._remote.names(), strengths)
+        hits, added = record(patches, self._remote.names(), strengths)
+        if added is not None:
+            self.recipe = (*self.recipe, added)
+        self.patches_uuid = uuid.uuid4()
+        return hits
 
     def add_hook_patches(
         self,
@@ -136,8 +165,8 @@ class PatcherStandIn:
         return registered
 
     def get_ram_usage(self) -> int:
-        """Return 0: nothing is held here."""
-        return 0
+        """Return the bytes of the recipe; of the model nothing is held here."""
+        return sum(lora.nbytes for lora in self.recipe)
 
     def __getattr__(self, name: str) -> Any:
         raise RemoteOnlyError(f"patcher.{name}", self._remote.place)

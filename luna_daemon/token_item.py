@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon.encode_messages import Layer, TokenItem, TokenRows
+from luna_daemon.encode_messages import Layer, LoraUse, TokenItem, TokenRows
 from luna_daemon.frames import WireTensor
 from luna_daemon.token_dict import FlatTokens, flatten, group_by_width
 from luna_engine.errors import DaemonError
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenState:
-    """What besides the tokens decides the result: the set's encoders, clip skip, and which pooled output."""
+    """What besides the tokens decides the result: the set's encoders, clip skip, which pooled output, LoRAs."""
 
     roles: tuple[str, ...]
     layer: Layer = None
     projected: bool | None = None
+    loras: tuple[LoraUse, ...] = ()
 
 
 def encode_item(tokens: Mapping[str, Any], state: TokenState, prefix: str = "0") -> tuple[TokenItem, list[WireTensor]]:
@@ -48,7 +49,7 @@ def encode_item(tokens: Mapping[str, Any], state: TokenState, prefix: str = "0")
     tensors: list[WireTensor] = []
     for role, flat in flatten(given).items():
         encoders[role] = _add_rows(f"{prefix}.{role}", flat, tensors)
-    return TokenItem(encoders=encoders, layer=state.layer, projected=state.projected), tensors
+    return TokenItem(encoders, state.layer, state.projected, state.loras), tensors
 
 
 def _add_rows(name: str, flat: FlatTokens, tensors: list[WireTensor]) -> TokenRows:

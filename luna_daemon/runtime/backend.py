@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import LoraUse, Tile
     from luna_daemon.messages import LoraDid
     from luna_daemon.model_messages import EncoderFacts, VaeFacts
-    from luna_daemon.runtime.lora import LoraEntry
+    from luna_daemon.runtime.lora import LoraEntry, Recipe
     from luna_daemon.runtime.parts import Part
     from luna_daemon.runtime.set_loras import LoraShelf, Match
 
@@ -67,6 +67,7 @@ class EncodeItem:
         projected: False asks for the pooled state before text_projection where the family projects it.
         loras: what is applied to the encoders for this prompt alone, in order. Prompts with other LoRAs, or none,
             may be encoded in the same call.
+        recipe: those LoRAs, found; whoever holds the item keeps them, even if the registry drops them meanwhile.
         is_exact: compute the LoRAs as ComfyUI does, rounding included.
     """
 
@@ -74,6 +75,7 @@ class EncodeItem:
     layers: Mapping[str, int] = field(default_factory=dict)
     projected: bool = True
     loras: tuple[LoraUse, ...] = ()
+    recipe: Recipe | None = None
     is_exact: bool = False
 
 
@@ -123,8 +125,8 @@ class ModelSet(Protocol):
     def encode(self, items: Sequence[EncodeItem], check: Callable[[], None]) -> list[Encoded]:
         """Encode the prompts in order; each with its own LoRAs."""
 
-    def check_loras(self, item: EncodeItem) -> None:
-        """Judge a prompt's LoRAs, so that those of another request in its batch are not harmed.
+    def find_loras(self, item: EncodeItem) -> Recipe:
+        """Find and judge a prompt's LoRAs, so that no other request in its batch is harmed by them.
 
         Raises:
             DaemonError: ``lora-missing``, ``lora-invalid``, ``lora-no-match``.

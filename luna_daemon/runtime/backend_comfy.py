@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import Tile
     from luna_daemon.runtime.backend import EncodeItem
     from luna_daemon.runtime.checkout import Comfy
-    from luna_daemon.runtime.lora import LoraEntry
+    from luna_daemon.runtime.lora import LoraEntry, Recipe
     from luna_daemon.runtime.parts import Part
     from luna_daemon.runtime.set_loras import LoraPlan, Match
     from luna_daemon.runtime.side_path import Slot
@@ -218,9 +218,9 @@ class ComfySet:
             _require_roles(item, text.facts)
         return text.encode(items, check)
 
-    def check_loras(self, item: EncodeItem) -> None:
-        """Judge a prompt's LoRAs; see the protocol for errors."""
-        self._require_text().loras.find(item)
+    def find_loras(self, item: EncodeItem) -> Recipe:
+        """Find and judge a prompt's LoRAs; see the protocol for errors."""
+        return self._require_text().loras.find(item)
 
     def match_lora(self, entry: LoraEntry) -> Match:
         """Tell what a LoRA hits in this set; see the protocol for errors."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import Tile
     from luna_daemon.model_messages import EncoderFacts, VaeFacts
     from luna_daemon.runtime.backend import Encoded, EncodeItem, EncoderInput
-    from luna_daemon.runtime.lora import LoraEntry
+    from luna_daemon.runtime.lora import LoraEntry, Recipe
     from luna_daemon.runtime.parts import Part
     from luna_daemon.runtime.set_loras import Match
     from luna_daemon.runtime.text_encoder import TextEncoder
@@ -89,9 +89,9 @@ class NativeSet:
         loras = self._loras.plan(items)
         return conditioning.encode(FAMILIES[self._family], self._encoders, items, cap, check, loras)
 
-    def check_loras(self, item: EncodeItem) -> None:
-        """Judge a prompt's LoRAs; see the protocol for errors."""
-        self._loras.find(item)
+    def find_loras(self, item: EncodeItem) -> Recipe:
+        """Find and judge a prompt's LoRAs; see the protocol for errors."""
+        return self._loras.find(item)
 
     def match_lora(self, entry: LoraEntry) -> Match:
         """Tell what a LoRA hits in this set; see the protocol for errors."""

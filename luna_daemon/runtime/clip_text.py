@@ -73,7 +73,8 @@ class ClipTextEncoder:
     def __init__(self, shape: ClipShape, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
         self.shape = shape
         self.device = device
-        self._model = _empty_model(shape)
+        # ComfyUI computes attention step by step on a CPU and with torch's fused kernel on a card (see `attention`).
+        self._model = _empty_model(shape, attention="eager" if device.type == "cpu" else "sdpa")
         text = _text_module(self._model)
         prefix = "text_model." if text is not self._model else ""
         weights = {
@@ -194,7 +195,7 @@ def _text_module(model: Any) -> Any:
     return dict(model.named_children()).get("text_model", model)
 
 
-def _empty_model(shape: ClipShape) -> Any:
+def _empty_model(shape: ClipShape, attention: str = "eager") -> Any:
     """Build the module on the meta device: no memory, no random numbers."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -211,6 +212,7 @@ def _empty_model(shape: ClipShape) -> Any:
         bos_token_id=START,
         eos_token_id=END,
         pad_token_id=shape.pad,
+        attn_implementation=attention,
     )
     with torch.device("meta"):
         return CLIPTextModel(config)

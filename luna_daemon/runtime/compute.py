@@ -178,7 +178,7 @@ class ComputeCommands:
             found = [None] * len(wanted)  # the batch is part of an exact result
         encoding = Encoding(held, wanted, replies, dtype, keys, found, is_exact=body.exact)
         for one in encoding.missing():
-            held.model.check_loras(one.item)
+            wanted[one.index] = dataclasses.replace(one.item, recipe=held.model.find_loras(one.item))
         return encoding
 
     def _tokenize(self, item: TextItem, held: HeldSet, place: str) -> dict[str, Tokenized]:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from luna_daemon.model_messages import EncoderFacts
+from luna_daemon.runtime.attention import attend
 from luna_daemon.runtime.side_path import Slot, find_slots
 from luna_daemon.runtime.stored import RootMeanSquareNorm, StoredLinear, build, fill
 from luna_daemon.runtime.text_encoder import HiddenStates, look_up
@@ -65,7 +66,7 @@ class _Attention(nn.Module):
         q = _rotate(self.q_norm(q).transpose(1, 2), rotation)
         k = _rotate(self.k_norm(k).transpose(1, 2), rotation).repeat_interleave(self._shared_by, dim=1)
         v = v.transpose(1, 2).repeat_interleave(self._shared_by, dim=1)
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        mixed = attend(q, k, v, mask)
         out: torch.Tensor = self.o_proj(mixed.transpose(1, 2).flatten(2))
         return out
 

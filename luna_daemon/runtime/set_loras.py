@@ -108,7 +108,7 @@ class SetLoras:
 
     def plan(self, items: Sequence[EncodeItem]) -> LoraPlan:
         """Choose how the recipe of each prompt is applied, and count its use."""
-        recipes = [self.find(item) for item in items]
+        recipes = [self.find(item) if item.recipe is None else item.recipe for item in items]
         paths: dict[tuple[Recipe, bool], LoraPath] = {}
         for item, recipe in zip(items, recipes, strict=True):
             if recipe.uses and (recipe, item.is_exact) not in paths:

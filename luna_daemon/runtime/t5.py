@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from luna_daemon.model_messages import EncoderFacts
+from luna_daemon.runtime.attention import attend
 from luna_daemon.runtime.side_path import Slot, find_slots
 from luna_daemon.runtime.stored import RootMeanSquareNorm, StoredLinear, build, fill
 from luna_daemon.runtime.text_encoder import HiddenStates, look_up
@@ -66,12 +67,12 @@ class _Attention(nn.Module):
         return look_up(weight, buckets, None).permute(2, 0, 1)[None].contiguous()
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """Attend without scaling: T5's query weights carry the factor."""
+        """Attend without scaling, since T5's query weights carry the factor: the keys are scaled up beforehand."""
         q, k, v = (
             layer(x).unflatten(-1, (self._heads, -1)).transpose(1, 2)  # [rows, heads, n, head width]
             for layer in (self.q, self.k, self.v)
         )
-        mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        mixed = attend(q, k * k.shape[-1] ** 0.5, v, bias)
         out: torch.Tensor = self.o(mixed.transpose(1, 2).flatten(2))
         return out
 

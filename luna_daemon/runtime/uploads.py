@@ -7,6 +7,7 @@ client or another set finds them, until room is needed; the longest unused goes 
 from __future__ import annotations
 
 import secrets
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,18 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 16 * 1024 * 1024
 CAP_BYTES = 16 * 1024**3
 UPLOADS_MAX = 8
+IDLE_S = 60.0
 SOURCE = "the sent model"
 
 
 @dataclass(slots=True)
 class _Upload:
+    """An announced size is a promise; memory is taken as bytes come."""
+
     content: str
-    data: bytearray
-    received: int = 0
+    nbytes: int
+    touched: float
+    data: bytearray = field(default_factory=bytearray)
 
 
 @dataclass(slots=True)
@@ -38,10 +43,12 @@ class UploadStore:
     Attributes:
         cap_bytes: what all of them may hold together.
         evictions: finished uploads that had to go.
+        clock: tells when an upload was given up: its client may have died.
     """
 
     cap_bytes: int = CAP_BYTES
     evictions: int = 0
+    clock: Callable[[], float] = time.monotonic
     _running: dict[str, _Upload] = field(default_factory=dict)
     _finished: dict[str, tuple[Part, int]] = field(default_factory=dict)
 
@@ -51,6 +58,7 @@ class UploadStore:
         Raises:
             DaemonError: ``payload-too-large`` beyond the cap; ``daemon-busy`` for too many at once.
         """
+        self._drop_abandoned()
         self._make_room(nbytes)
         if self.size_bytes() + nbytes > self.cap_bytes:
             raise DaemonError(
@@ -60,28 +68,33 @@ class UploadStore:
             )
         if len(self._running) >= UPLOADS_MAX:
             raise DaemonError("daemon-busy", f"{UPLOADS_MAX} uploads run already", retry_after_ms=1000)
-        try:
-            data = bytearray(nbytes)
-        except MemoryError as error:
-            raise DaemonError("out-of-memory", f"there is no room for {nbytes} bytes") from error
         name = secrets.token_hex(8)
-        self._running[name] = _Upload(content, data)
+        self._running[name] = _Upload(content, nbytes, self.clock())
         return name
+
+    def _drop_abandoned(self) -> None:
+        now = self.clock()
+        self._running = {name: one for name, one in self._running.items() if now - one.touched < IDLE_S}
 
     def chunk(self, upload: str, offset: int, data: memoryview) -> None:
         """Write bytes at their place; they come in order, so that nothing is left out.
 
         Raises:
             DaemonError: ``request-invalid`` for an unknown upload or an offset out of order, ``payload-too-large``
-                for bytes past the announced end.
+                for bytes past the announced end, ``out-of-memory``.
         """
         entry = self._entry(upload)
-        if offset != entry.received:
-            raise DaemonError("request-invalid", f"offset {offset} is out of order, expected {entry.received}")
-        if offset + data.nbytes > len(entry.data):
-            raise DaemonError("payload-too-large", f"the upload was announced with {len(entry.data)} bytes")
-        entry.data[offset : offset + data.nbytes] = data
-        entry.received += data.nbytes
+        received = len(entry.data)
+        if offset != received:
+            raise DaemonError("request-invalid", f"offset {offset} is out of order, expected {received}")
+        if offset + data.nbytes > entry.nbytes:
+            raise DaemonError("payload-too-large", f"the upload was announced with {entry.nbytes} bytes")
+        try:
+            entry.data += data
+        except MemoryError as error:
+            self.abort(upload)
+            raise DaemonError("out-of-memory", f"there is no room for {entry.nbytes} bytes") from error
+        entry.touched = self.clock()
 
     def commit(self, upload: str, check: Callable[[], None]) -> str:
         """Check an upload and keep it under its content hash.
@@ -92,15 +105,15 @@ class UploadStore:
         """
         entry = self._entry(upload)
         del self._running[upload]
-        if entry.received != len(entry.data):
-            raise DaemonError("tensor-invalid", f"{entry.received} of {len(entry.data)} bytes have come")
+        if len(entry.data) != entry.nbytes:
+            raise DaemonError("tensor-invalid", f"{len(entry.data)} of {entry.nbytes} bytes have come")
         part = _read_part(bytes(entry.data))
         found = part.content(check)
         if found != entry.content:
             raise DaemonError(
                 "tensor-invalid", f"the content hash is {found}, announced was {entry.content}", "send it again"
             )
-        self._finished[found] = (part, len(entry.data))
+        self._finished[found] = (part, entry.nbytes)
         return found
 
     def abort(self, upload: str) -> None:
@@ -127,9 +140,9 @@ class UploadStore:
             self.evictions += 1
 
     def size_bytes(self) -> int:
-        """Return the bytes held."""
+        """Return the bytes held, and those announced."""
         running, finished = list(self._running.values()), list(self._finished.values())  # any thread may ask
-        return sum(len(entry.data) for entry in running) + sum(size for _, size in finished)
+        return sum(entry.nbytes for entry in running) + sum(size for _, size in finished)
 
     def __len__(self) -> int:
         return len(self._running) + len(self._finished)

@@ -1,4 +1,4 @@
-"""Where benchmark tables go: each script owns one marked section of docs/benchmarks.md."""
+"""Where tables go: each script owns one marked section of docs/benchmarks.md or docs/reliability.md."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+RELIABILITY = PAGE.with_name("reliability.md")
 
 
 def machine() -> str:
@@ -30,19 +31,33 @@ def commit() -> str:
     return found.stdout.strip() or "unknown"
 
 
-def publish(name: str, title: str, table: str, *, write: bool, note: str = "") -> str:
-    """Print a section and, if asked, put it in place of the one of the same name in docs/benchmarks.md."""
+def load() -> str:
+    """Return the machine's load averages: figures on a shared machine mean little without them."""
+    return " ".join(f"{value:.1f}" for value in os.getloadavg())
+
+
+def publish(
+    name: str, title: str, table: str, *, write: bool, note: str = "", page: Path = PAGE, command: str = ""
+) -> str:
+    """Print a section and, if asked, put it in place of the one of the same name on its page.
+
+    Args:
+        name: of the section; ``bench_<name>`` is the script unless `command` names another.
+        title, table, note: what it says.
+        write: into the page; otherwise it is only printed.
+        page: where.
+        command: what made it.
+    """
     today = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    body = (
-        f"## {title}\n\n{today}, {machine()}, on {commit()}. `python -m tests.bench.bench_{name}`\n\n{table.strip()}\n"
-    )
+    made_by = command or f"python -m tests.bench.bench_{name}"
+    body = f"## {title}\n\n{today}, {machine()}, on {commit()}. `{made_by}`\n\n{table.strip()}\n"
     if note:
         body += f"\n{note.strip()}\n"
     section = f"<!-- bench:{name} -->\n{body}<!-- /bench:{name} -->\n"
     print(body)
     if write:
-        text = PAGE.read_text("utf-8") if PAGE.exists() else "# Benchmarks\n"
+        text = page.read_text("utf-8") if page.exists() else f"# {page.stem.capitalize()}\n"
         pattern = re.compile(rf"<!-- bench:{re.escape(name)} -->.*?<!-- /bench:{re.escape(name)} -->\n", re.DOTALL)
         text = pattern.sub(lambda _: section, text) if pattern.search(text) else text.rstrip("\n") + "\n\n" + section
-        PAGE.write_text(text, "utf-8")
+        page.write_text(text, "utf-8")
     return section

@@ -202,14 +202,6 @@ def test_a_lora_before_the_tunnel_keeps_the_clip_local_and_its_effect(comfy_serv
     assert not torch.allclose(with_lora, tensors(comfy_server, "lora-none")["0.cond"], atol=1e-3)
 
 
-def test_a_lora_behind_the_tunnel_is_refused_where_it_is_added(comfy_server: ComfyServer) -> None:
-    run = comfy_server.run(lora_workflow("behind", 1.0))
-    assert not run.is_success
-    assert run.error["node_id"] == "lora"
-    assert "patch-unsupported" in run.error["exception_message"]
-    assert "before the tunnel" in run.error["exception_message"]
-
-
 def test_a_lora_behind_the_tunnel_with_clip_strength_zero_still_changes_the_model(comfy_server: ComfyServer) -> None:
     succeeds(comfy_server.run(lora_workflow("behind", 0.0)))
 

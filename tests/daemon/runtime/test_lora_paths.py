@@ -170,6 +170,6 @@ def test_a_patch_of_another_shape_than_its_weight_is_refused() -> None:
     wrong = entry_of(patch("lora", f"{LAYER}mlp.fc1.weight", (64, 64)))
     model = small_set("sd15", shelf(wrong))
     with pytest.raises(DaemonError) as caught:
-        model.check_loras(item(*PROMPT, loras=[use(wrong)]))
+        model.find_loras(item(*PROMPT, loras=[use(wrong)]))
     assert caught.value.code == "lora-invalid"
     assert "[256, 64]" in caught.value.message

@@ -54,6 +54,24 @@ class LetterTokenizer:
         return {"l": [[(token, 1.0) for token in ids + [END] * (77 - len(ids))]]}
 
 
+WEIGHT = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+
+
+class Adapter:
+    """What ComfyUI's adapters look like from outside."""
+
+    def __init__(self, name: str, weights: tuple[Any, ...]) -> None:
+        self.name = name
+        self.weights = weights
+
+
+def lora_patches(seed: int) -> dict[str, Adapter]:
+    """Return a LoRA on one weight, as ComfyUI reads it from a file."""
+    generator = torch.Generator().manual_seed(seed)
+    up, down = (torch.randn(shape, generator=generator) * 0.1 for shape in ((768, 8), (8, 768)))
+    return {WEIGHT: Adapter("lora", (up, down, 8.0, None, None, None))}
+
+
 @pytest.fixture(scope="module")
 def daemon(model_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaemonHandle]:
     home = tmp_path_factory.mktemp("proxy-home")
@@ -207,19 +225,85 @@ class TestDaemonCLIP:
         child = clip.cond_stage_model.clip_l.state_dict()
         assert "transformer.text_model.final_layer_norm.weight" in child
 
-    def test_a_patch_that_would_change_a_weight_is_refused_where_it_is_added(self, clip: DaemonCLIP) -> None:
-        name = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
-        assert clip.add_patches({"diffusion_model.something": object()}) == []
-        assert clip.add_patches({name: object()}, 0.0) == [name]
-        for patches, strengths in (
-            ({name: object()}, (1.0,)),
-            ({(name, (0, 0, 8)): object()}, (0.5,)),
-            ({name: 1}, (0.0, 0.9)),
-        ):
-            with pytest.raises(DaemonError) as caught:
-                clip.clone().add_patches(patches, *strengths)
-            assert caught.value.code == "patch-unsupported"
-            assert "before the tunnel" in (caught.value.hint or "")
+    def test_added_patches_travel_with_this_clone_alone(self, clip: DaemonCLIP) -> None:
+        plain = clip.encode("a boat")
+        patched = clip.clone()
+        before = patched.patcher.patches_uuid
+        patches = lora_patches(1)
+        assert patched.add_patches({**patches, "diffusion_model.something": object()}, 0.8) == list(patches)
+        assert patched.patcher.patches_uuid != before
+        assert patched.get_ram_usage() > clip.get_ram_usage() == 0
+        made = patched.encode("a boat")
+        assert not torch.allclose(made, plain, atol=1e-2)
+        assert torch.equal(clip.encode("a boat"), plain)
+        assert torch.equal(patched.clone().encode("a boat"), made)
+
+    def test_three_patches_in_a_chain_and_none_at_strength_0(self, clip: DaemonCLIP) -> None:
+        chained = clip.clone()
+        for seed, strength in enumerate((0.5, -0.4, 0.3)):
+            chained = chained.clone()
+            chained.add_patches(lora_patches(seed), strength)
+        assert [lora.strength for lora in chained.patcher.recipe] == [0.5, -0.4, 0.3]
+        assert len(chained.patcher.patches[WEIGHT]) == 3
+        again = clip.clone()
+        for seed, strength in enumerate((0.5, -0.4)):
+            again.add_patches(lora_patches(seed), strength)
+        assert not torch.allclose(chained.encode("a boat"), again.encode("a boat"), atol=1e-3)
+        unchanged = clip.clone()
+        assert unchanged.add_patches(lora_patches(1), 0.0) == [WEIGHT]
+        assert unchanged.patcher.recipe == ()
+
+    def test_a_lora_is_sent_once_and_again_when_the_daemon_has_dropped_it(
+        self, clip: DaemonCLIP, client: DaemonClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent_hashes = []
+        put = DaemonClient.lora_put
+
+        def counted(self: DaemonClient, *arguments: Any, **options: Any) -> Any:
+            sent_hashes.append(options["hash"])
+            return put(self, *arguments, **options)
+
+        monkeypatch.setattr(DaemonClient, "lora_put", counted)
+        client.lora_drop(all=True)
+        patched = clip.clone()
+        patched.add_patches(lora_patches(7), 1.0)
+        first = patched.encode("a boat")
+        patched.encode("a ship")
+        assert len(sent_hashes) == 1
+        client.lora_drop(all=True)
+        patched.encode("a sail")
+        assert sent_hashes == [patched.patcher.recipe[0].hash] * 2
+        assert torch.equal(patched.encode("a boat"), first)
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("plain", object()),
+            ("plain", ("sorcery", (torch.ones(1),))),
+            ("plain", [("diff", (torch.ones(1),))]),
+            ("plain", ("diff", (torch.ones(1), {"pad_weight": True}))),
+            ("mid", None),
+            ("function", ("diff", (torch.ones(768, 768),))),
+        ],
+    )
+    def test_a_patch_that_cannot_be_applied_raises_where_it_is_added(
+        self, clip: DaemonCLIP, key: str, value: Any
+    ) -> None:
+        adapter = Adapter("lora", (torch.ones(768, 4), torch.ones(4, 768), None, torch.ones(4, 4, 1, 1), None, None))
+        patches = {(WEIGHT, (0, 0, 768), abs) if key == "function" else WEIGHT: value or adapter}
+        with pytest.raises(DaemonError) as caught:
+            clip.clone().add_patches(patches)
+        assert caught.value.code == "patch-unsupported"
+        assert "before the tunnel" in (caught.value.hint or "")
+
+    def test_a_lora_of_another_shape_is_the_daemon_s_typed_error_and_harms_nobody(self, clip: DaemonCLIP) -> None:
+        plain = clip.encode("a boat")
+        wrong = clip.clone()
+        wrong.add_patches({WEIGHT: Adapter("lora", (torch.ones(768, 4), torch.ones(4, 700), 4.0, None, None, None))})
+        with pytest.raises(DaemonError) as caught:
+            wrong.encode("a boat")
+        assert caught.value.code == "lora-invalid"
+        assert torch.equal(clip.encode("a boat"), plain)
 
     def test_what_needs_the_weights_raises_an_attribute_error_with_a_way_out(self, clip: DaemonCLIP) -> None:
         assert not hasattr(clip, "some_member_of_a_third_party_pack")

@@ -91,7 +91,8 @@ def test_t5_equals_transformers_in_fp32_beyond_the_farthest_bucket(t5_encoder: T
         found = t5_encoder.run(tokens, None, [0]).last
         expected = reference(tokens, output_hidden_states=True)
         picked = t5_encoder.run(tokens, None, [0]).blocks[0]
-    torch.testing.assert_close(found, expected.last_hidden_state, rtol=0, atol=2e-5)
+        # ComfyUI scales the keys up and the scores down again, transformers neither; both round, differently.
+        torch.testing.assert_close(found, expected.last_hidden_state, rtol=0, atol=5e-5)
     torch.testing.assert_close(picked, expected.hidden_states[1], rtol=0, atol=2e-5)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import save
@@ -109,3 +110,19 @@ def test_bytes_and_number_are_bounded() -> None:
     for index in range(UPLOADS_MAX):
         many.begin(str(index), 1)
     assert code_of(many.begin, "more", 1) == "daemon-busy"
+
+
+def test_an_announcement_takes_no_memory_and_one_that_was_given_up_makes_room_for_others() -> None:
+    """S8, S18: the client that announced it may have died, or never meant to send anything."""
+    now = [0.0]
+    store = UploadStore(clock=lambda: now[0])
+    before = psutil.Process().memory_info().rss
+    for _ in range(8):
+        store.begin("0" * 64, 2**30)
+    assert psutil.Process().memory_info().rss - before < 2**26
+    assert code_of(store.begin, "0" * 64, 100) == "daemon-busy"
+    now[0] = 59.0
+    assert code_of(store.begin, "0" * 64, 100) == "daemon-busy"
+    now[0] = 61.0
+    assert store.begin("0" * 64, 100)
+    assert len(store) == 1
