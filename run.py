@@ -45,7 +45,7 @@ def main() -> int:
         print(f"Luna needs Python {OLDEST[0]}.{OLDEST[1]} or newer; this is {sys.version.split()[0]}.", file=sys.stderr)
         return 2
     verb = arguments.pop(0) if arguments and arguments[0] in {*MODULES, "test"} else "tui"
-    python = prepare(here=here, extras=("torch", "test") if verb == "test" else ("torch",))
+    python = prepare(here=here, extras=("torch", "fast", "test") if verb == "test" else ("torch", "fast"))
     if python is None:
         return 1
     if verb == "test":

@@ -5,6 +5,7 @@ Memory does not depend on the model: one chunk as it stands in the file and one 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from luna_engine.errors import InputFileError, LunaError
 from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
 from luna_engine.weights.containers.ggml_types import BY_NAME
 from luna_engine.weights.kernels import casts
-from luna_engine.weights.kernels.numpy_blocks import NumpyBlocks
+from luna_engine.weights.kernels.seam import make_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from luna_engine.weights.containers.records import TensorInfo
+    from luna_engine.weights.kernels.seam import Kernels
     from luna_engine.weights.sources import Piece, SourceTensor
 
 CHUNK = 1 << 20  # values: 2 MiB of halves
@@ -88,7 +90,10 @@ class ChunkReader:
         self.name = str(source)
         self._raw = np.empty(CHUNK * 2, np.uint8)
         self._single = np.empty(0, np.float32)
-        self._blocks = NumpyBlocks()
+
+    @functools.cached_property
+    def _kernels(self) -> Kernels:
+        return make_kernels()  # only where a source has blocks: compiled kernels cost memory
 
     def close(self) -> None:
         """Close the file."""
@@ -122,7 +127,7 @@ class ChunkReader:
                 finite_or_raise(piece.info.name, dtype, raw, begin, self.name)
                 casts.widen(dtype, raw, part)
             else:
-                self._blocks.decode(dtype, raw, part)
+                self._kernels.decode(dtype, raw, part)
             if piece.scale is not None:
                 np.multiply(part, np.float32(self.scale(piece.scale)), out=part)
             if (dtype not in FLOATS or piece.scale is not None) and not np.isfinite(part).all():

@@ -26,8 +26,9 @@ from luna_engine.weights import provenance
 from luna_engine.weights.headers import read_header
 from luna_engine.weights.judging import judge
 from luna_engine.weights.kernels.casts import GREATEST_HALF
+from luna_engine.weights.kernels.seam import prepare
 from luna_engine.weights.locking import locked
-from luna_engine.weights.plans import KERNEL, ConversionOptions, ConversionPlan, plan
+from luna_engine.weights.plans import ConversionOptions, ConversionPlan, plan
 from luna_engine.weights.progress import Progress
 from luna_engine.weights.streaming import (
     Cancelled,
@@ -189,6 +190,7 @@ def _is_current(destination: Path, found: ConversionPlan) -> bool:
         and known.rules == provenance.RULES
         and known.precision == found.precision.label
         and known.fp8_layout == found.fp8_layout
+        and known.convolutions == found.convolutions.value
     )
 
 
@@ -226,6 +228,9 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
     before = _stamps(found.source)
     if before[2:] != (found.stamp.size_bytes, found.stamp.mtime_ns):
         raise _changed(found.source)
+    if found.block_types:
+        run.report("kernels", index=0, count=len(found.tensors))
+        prepare(found.block_types)
     begun = time.monotonic()
     run.report("convert", index=0, count=len(found.tensors), done_bytes=0, total_bytes=found.source_bytes)
     results = stream(
@@ -271,7 +276,7 @@ def _done(
         (*found.warnings, *warnings),
         findings.source_sha256,
         findings.data_sha256,
-        KERNEL,
+        found.kernel,
         _peak_rss(),
     )
 

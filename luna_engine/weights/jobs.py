@@ -57,6 +57,7 @@ class Job:
     reshape: bool = True
     fp8_layout: str = "current"
     fp8_matmul: str = "fast"
+    convolutions: str = "mix"
     queued_at: str = ""
     started_at: str | None = None
     ended_at: str | None = None

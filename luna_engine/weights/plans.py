@@ -14,16 +14,19 @@ from luna_engine.weights import provenance
 from luna_engine.weights.architectures import ARCHITECTURES, Architecture
 from luna_engine.weights.components import Form
 from luna_engine.weights.containers.dtypes import DTYPES
+from luna_engine.weights.containers.ggml_types import BLOCK_TYPES
 from luna_engine.weights.containers.gguf_header import DEFAULT_ALIGNMENT, ORIGINAL_SHAPE
 from luna_engine.weights.containers.gguf_writer import Value, lay_out_gguf
 from luna_engine.weights.containers.safetensors_writer import lay_out
 from luna_engine.weights.diffusers_layouts import LAYOUT
 from luna_engine.weights.inspection import Inspection, inspect
+from luna_engine.weights.kernels.seam import kernel_name, require_kernels
+from luna_engine.weights.mixes import Convolutions, block_types
 from luna_engine.weights.naming import root_id, root_of
 from luna_engine.weights.precisions import Precision, find_precision
 from luna_engine.weights.refusals import refuse_gaps, refuse_unsuitable
 from luna_engine.weights.sources import source_tensors
-from luna_engine.weights.targets import Fp8Layout, PlannedTensor, fp8_target, gguf_target, plain_target
+from luna_engine.weights.targets import Fp8Layout, PlannedTensor, fp8_target, gguf_target, is_in_block, plain_target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +34,6 @@ if TYPE_CHECKING:
     from luna_engine.weights.containers.layout import Layout, Slot
     from luna_engine.weights.provenance import Findings, SourceStamp
 
-KERNEL = "numpy"
 _SPARE_HEADER_BYTES = 1024  # escapes in the error summary, which the JSON header writes longer
 _SCALED_FORMS = frozenset({Form.FP8_SCALED, Form.FP8_SCALED_LEGACY})
 
@@ -45,12 +47,14 @@ class ConversionOptions:
         reshape: store tensors whose rows do not fill blocks in another shape (readers need to know that key).
         roots: folders that sources stand below, for the relative path in the provenance.
         fp8: how scaled fp8 is written.
+        convolutions: what UNets' convolutions become in a mix of block types.
     """
 
     allow_finer: bool = False
     reshape: bool = True
     roots: tuple[Path, ...] = ()
     fp8: Fp8Layout = field(default_factory=Fp8Layout)
+    convolutions: Convolutions = Convolutions.MIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,7 @@ class ConversionPlan:
     size_bytes: int
     is_at_target: bool
     fp8_layout: str = ""
+    convolutions: Convolutions = Convolutions.MIX
     warnings: tuple[str, ...] = field(default=())
 
     def count(self, action: str) -> int:
@@ -82,6 +87,18 @@ class ConversionPlan:
     def source_bytes(self) -> int:
         """Return the bytes that are read."""
         return sum(tensor.source.size_bytes for tensor in self.tensors)
+
+    @property
+    def block_types(self) -> frozenset[str]:
+        """Return the block types that kernels pack."""
+        return frozenset(
+            tensor.dtype for tensor in self.tensors if tensor.action == "quantised" and tensor.dtype in BLOCK_TYPES
+        )
+
+    @property
+    def kernel(self) -> str:
+        """Return what turns the numbers into other types: block kernels if there are blocks to pack, else NumPy."""
+        return kernel_name() if self.block_types else "numpy"
 
     def layout(self, findings: Findings | None = None, header_bytes: int | None = None) -> Layout:
         """Return header and places; with ``findings`` the final header, as long as the first one."""
@@ -108,10 +125,12 @@ class ConversionPlan:
                 yield extra.name, extra.dtype, extra.shape
 
     def _metadata(self, findings: Findings | None) -> dict[str, Value]:
-        own = provenance.entries(self.stamp, self.precision.label, KERNEL, self.created, findings)
+        own = provenance.entries(self.stamp, self.precision.label, self.kernel, self.created, findings)
         carried = provenance.carried(self.inspection.metadata)
         if self.fp8_layout:
             own[provenance.FP8_LAYOUT] = self.fp8_layout
+        if self.convolutions is not Convolutions.MIX:
+            own[provenance.CONVOLUTIONS] = self.convolutions.value
         if self.precision.container != "gguf":
             return {**carried, **own}
         config = {"luna.source_metadata.config": carried["config"]} if "config" in carried else {}
@@ -169,8 +188,10 @@ def plan(
         0,
         _is_at_target(inspection, target, tensors, options.fp8),
         _layout_word(options.fp8) if target.is_scaled else "",
+        options.convolutions if target.dtype in BLOCK_TYPES else Convolutions.MIX,
         _warnings(target, tensors),
     )
+    require_kernels(draft.block_types)
     size = draft.layout().size_bytes
     return dataclasses.replace(draft, size_bytes=size)
 
@@ -186,8 +207,17 @@ def _plan_tensors(
     if architecture is None or not (target.container == "gguf" or target.is_fp8):
         return tuple(plain_target(source, target) for source in sources)
     if target.container == "gguf":
+        weights = [(source.name, len(source.shape)) for source in sources if is_in_block(source, architecture)]
+        types = block_types(target.label, target.dtype, weights, options.convolutions)
         return tuple(
-            gguf_target(source, target, architecture, reshape=options.reshape, overflows=source.name in overflowing)
+            gguf_target(
+                source,
+                target,
+                architecture,
+                types.get(source.name),
+                reshape=options.reshape,
+                overflows=source.name in overflowing,
+            )
             for source in sources
         )
     same = inspection.form in _SCALED_FORMS if target.is_scaled else inspection.form is Form.FP8_PLAIN

@@ -57,6 +57,12 @@ PRECISIONS = MappingProxyType(
             Precision("gguf_F16", "gguf", "F16", "_F16.gguf", 1, 16, 0.0005),
             Precision("gguf_BF16", "gguf", "BF16", "_BF16.gguf", 32, 16, 0.0017),
             Precision("gguf_Q8_0", "gguf", "Q8_0", "_Q8_0.gguf", 7, 8, 0.0073),
+            Precision("gguf_Q6_K", "gguf", "Q6_K", "_Q6_K.gguf", 18, 4, 0.0228),
+            Precision("gguf_Q5_K_M", "gguf", "Q5_K", "_Q5_K_M.gguf", 17, 4, 0.0439),
+            Precision("gguf_Q4_K_M", "gguf", "Q4_K", "_Q4_K_M.gguf", 15, 4, 0.0867),
+            Precision("gguf_Q4_K_S", "gguf", "Q4_K", "_Q4_K_S.gguf", 14, 4, 0.0867),
+            Precision("gguf_Q5_0", "gguf", "Q5_0", "_Q5_0.gguf", 8, 4, 0.0563),
+            Precision("gguf_Q4_0", "gguf", "Q4_0", "_Q4_0.gguf", 2, 4, 0.1153),
         )
     }
 )  # fmt: skip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 RULES = 1
 
 FP8_LAYOUT = "luna.fp8_layout"
+CONVOLUTIONS = "luna.convolutions"  # absent: those of the mix
 _HASH_WIDTH = 64
 _ERRORS_WIDTH = 4096
 _CARRIED_LIMIT = 64 * 1024
@@ -61,6 +62,7 @@ class Provenance:
     kernel: str
     errors: Mapping[str, Any]
     fp8_layout: str = ""
+    convolutions: str = "mix"
 
 
 def entries(stamp: SourceStamp, precision: str, kernel: str, created: str, findings: Findings | None) -> dict[str, str]:
@@ -133,6 +135,7 @@ def read(metadata: Mapping[str, Any]) -> Provenance | None:
             metadata["luna.kernel"],
             json.loads(metadata["luna.errors"].strip() or "{}"),
             metadata.get(FP8_LAYOUT, ""),
+            metadata.get(CONVOLUTIONS, "mix"),
         )
     except (KeyError, ValueError, AttributeError, TypeError):
         return None

@@ -77,6 +77,7 @@ class JobQueue:
             reshape=options.reshape,
             fp8_layout="legacy" if options.fp8.is_legacy else "current",
             fp8_matmul="full" if options.fp8.is_full_matmul else "fast",
+            convolutions=options.convolutions.value,
             queued_at=now(),
             output_bytes=found.size_bytes,
         )

@@ -5,6 +5,7 @@ Memory does not depend on the model: per thread it is one chunk in, one as float
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import threading
@@ -19,7 +20,7 @@ from luna_engine.weights.chunks import CHUNK, Chunk, ChunkReader, finite_or_rais
 from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
 from luna_engine.weights.containers.ggml_types import BY_NAME
 from luna_engine.weights.kernels import casts
-from luna_engine.weights.kernels.numpy_blocks import NumpyBlocks
+from luna_engine.weights.kernels.seam import make_kernels
 from luna_engine.weights.targets import NUMBERS
 from luna_engine.weights.tensor_classes import ErrorSum, tensor_class
 
@@ -31,12 +32,17 @@ if TYPE_CHECKING:
 
     from luna_engine.weights.containers.layout import Slot
     from luna_engine.weights.containers.records import TensorInfo
+    from luna_engine.weights.kernels.seam import Kernels
     from luna_engine.weights.sources import SourceTensor
     from luna_engine.weights.targets import PlannedTensor
 
 _CHECKED_SHARE = 16
 _TABLED = frozenset({"F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _WORTH_A_TABLE = 1 << 17
+# The greatest scale or minimum of a block that holds a value x is at most x divided by this; it must fit a half.
+_SCALE_SHARE = {
+    "Q8_0": 127, "Q4_0": 8, "Q4_1": 1, "Q5_0": 16, "Q5_1": 1, "Q4_K": 63, "Q5_K": 63, "Q6_K": 4096,
+}  # fmt: skip
 # A tensor whose greatest value is below this is zero for every purpose; its scale would be no normal float.
 _LEAST_SCALED = np.float32(1e-30)
 
@@ -99,7 +105,10 @@ class Pipe:
         self._part: BinaryIO = part.open("r+b", buffering=0)
         self._cancel, self._tally = cancel, tally
         self._out = np.empty(CHUNK * 4, np.uint8)
-        self._blocks = NumpyBlocks()
+
+    @functools.cached_property
+    def _kernels(self) -> Kernels:
+        return make_kernels()
 
     def close(self) -> None:
         """Close both files."""
@@ -243,12 +252,12 @@ class Pipe:
         kind = BY_NAME[target]
         values = self._values(chunk)
         out = self._out[: kind.size_bytes(chunk.count)]
-        magnitude = self._blocks.quantize(target, values, out)
-        if magnitude / 127 > casts.GREATEST_HALF:
+        magnitude = self._kernels.quantize(target, values, out)
+        if magnitude / _SCALE_SHARE[target] > casts.GREATEST_HALF:
             raise out_of_range(planned.source.infos[0].name, magnitude, "a block's scale")
 
         def decode(begin: int, end: int, to: npt.NDArray[np.float32]) -> None:
-            self._blocks.decode(target, out[kind.size_bytes(begin) : kind.size_bytes(end)], to)
+            self._kernels.decode(target, out[kind.size_bytes(begin) : kind.size_bytes(end)], to)
 
         self._compare(chunk, decode, errors, kind.block)
         return out

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 _SIDE_ELEMENTS = 1024
 _RESHAPED_COLUMNS = 256
+_SMALL_BLOCKS = "Q8_0"
 _GGUF_WHOLE = frozenset({"I8", "I16", "I32", "I64"})
 _HALVES = frozenset({"F16", "BF16"})
 # Block types that can be decoded, and so be a source.
-DECODED = frozenset({"Q8_0"})
+DECODED = frozenset({"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"})
 NUMBERS = FLOATS | DECODED
 
 
@@ -128,17 +129,32 @@ def fp8_target(
     return PlannedTensor(source, dtype, source.shape, _action(source, dtype))
 
 
+def is_in_block(source: SourceTensor, architecture: Architecture) -> bool:
+    """Tell whether a tensor is a weight that may be stored in blocks."""
+    return source.dtype in NUMBERS and architecture.is_quantised(source.name, source.shape)
+
+
 def gguf_target(
-    source: SourceTensor, target: Precision, architecture: Architecture, *, reshape: bool, overflows: bool
+    source: SourceTensor,
+    target: Precision,
+    architecture: Architecture,
+    wanted: str | None,
+    *,
+    reshape: bool,
+    overflows: bool,
 ) -> PlannedTensor:
-    """Store weights of the blocks as the target's type, the rest as 16 or 32 bits."""
-    in_block = source.dtype in NUMBERS and architecture.is_quantised(source.name, source.shape)
-    if in_block and target.dtype in _HALVES:
-        return PlannedTensor(source, target.dtype, source.shape, _action(source, target.dtype), in_block=True)
-    if in_block:
-        stored = _blocked_shape(source.shape, BY_NAME[target.dtype].block, reshape=reshape)
-        if stored is not None:
-            return PlannedTensor(source, target.dtype, stored, "quantised", in_block=True)
+    """Store weights of the blocks as their type in the mix (``wanted``), the rest (None) as 16 or 32 bits.
+
+    A weight whose values fill no blocks of 256 becomes Q8_0 if its rows fill blocks of 32, else it is kept.
+    """
+    if wanted in _HALVES:
+        return PlannedTensor(source, wanted, source.shape, _action(source, wanted), in_block=True)
+    if wanted is not None:
+        for dtype in (wanted, _SMALL_BLOCKS):
+            stored = _blocked_shape(source.shape, BY_NAME[dtype].block, reshape=reshape)
+            if stored is not None:
+                action = "copied" if _action(source, dtype) == "copied" else "quantised"
+                return PlannedTensor(source, dtype, stored, action, in_block=True)
     dtype = _side_type(source, target, architecture, overflows=overflows)
     stored = source.shape if math.prod(source.shape) and source.shape else (1,)
     return PlannedTensor(source, dtype, stored, _action(source, dtype))

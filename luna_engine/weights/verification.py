@@ -20,11 +20,12 @@ from luna_engine.errors import ConversionError, InputFileError, LunaError
 from luna_engine.weights import provenance
 from luna_engine.weights.chunks import CHUNK, ChunkReader, file_bytes
 from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
-from luna_engine.weights.containers.ggml_types import BY_NAME
+from luna_engine.weights.containers.ggml_types import BY_NAME, SCALE_PLACES
 from luna_engine.weights.containers.reading import read_at
 from luna_engine.weights.headers import read_header
 from luna_engine.weights.kernels import casts
-from luna_engine.weights.kernels.numpy_blocks import NumpyBlocks
+from luna_engine.weights.kernels.seam import make_kernels
+from luna_engine.weights.mixes import Convolutions
 from luna_engine.weights.plans import ConversionOptions, plan
 from luna_engine.weights.streaming import hash_line, tree_hash
 from luna_engine.weights.targets import NUMBERS, Fp8Layout
@@ -138,10 +139,11 @@ def _is_finite(dtype: str, data: np.ndarray) -> bool:
     """Tell whether no value of a chunk (whole blocks) is infinite or NaN; of blocks the scales decide."""
     if dtype in FLOATS:
         return math.isfinite(casts.greatest(dtype, data))
-    if dtype == "Q8_0":
-        scales = np.ascontiguousarray(data.reshape(-1, BY_NAME[dtype].block_bytes)[:, :2])
-        return math.isfinite(casts.greatest("F16", scales.reshape(-1)))
-    return True
+    if dtype not in SCALE_PLACES:
+        return True
+    rows = data.reshape(-1, BY_NAME[dtype].block_bytes)
+    scales = np.concatenate([rows[:, place : place + 2] for place in SCALE_PLACES[dtype]])
+    return math.isfinite(casts.greatest("F16", scales.reshape(-1)))
 
 
 def _bytes_per_block(dtype: str) -> int:
@@ -151,7 +153,8 @@ def _bytes_per_block(dtype: str) -> int:
 def _compare(path: Path, source: Path, known: provenance.Provenance) -> dict[str, dict[str, float]]:
     """Decode every value of both files and return the error per class."""
     fp8 = Fp8Layout(known.fp8_layout.startswith("legacy"), known.fp8_layout.endswith("full"))
-    found = plan(source, known.precision, options=ConversionOptions(allow_finer=True, fp8=fp8))
+    options = ConversionOptions(allow_finer=True, fp8=fp8, convolutions=Convolutions(known.convolutions))
+    found = plan(source, known.precision, options=options)
     if found.stamp.header_sha256 != known.stamp.header_sha256:
         raise InputFileError(
             "source-changed",
@@ -171,7 +174,7 @@ def _compare(path: Path, source: Path, known: provenance.Provenance) -> dict[str
             for planned in found.tensors:
                 kind = tensor_class(planned.name, len(planned.source.shape))
                 total = sums.setdefault(kind, ErrorSum())
-                total.merge(_difference(output, written, original, planned, NumpyBlocks()))
+                total.merge(_difference(output, written, original, planned))
     finally:
         original.close()
     for kind, total in sums.items():
@@ -197,25 +200,24 @@ def _difference(
     written: dict[str, TensorInfo],
     original: ChunkReader,
     planned: PlannedTensor,
-    blocks: NumpyBlocks,
 ) -> ErrorSum:
     total = ErrorSum(tensors=1)
     source = planned.source
     if source.dtype not in NUMBERS:
         return total
     scales = [extra.name for extra in planned.extras if extra.data is None]
-    scale = _floats(output, written[scales[0]], 0, 1, blocks)[0] if scales else np.float32(1)
+    scale = _floats(output, written[scales[0]], 0, 1)[0] if scales else np.float32(1)
     elements = math.prod(source.shape)
     for start in range(0, elements, CHUNK):
         count = min(CHUNK, elements - start)
         before = original.values(source, start, count)
-        after = _floats(output, written[planned.name], start, count, blocks) * scale
+        after = _floats(output, written[planned.name], start, count) * scale
         difference = after - before
         total.add(float(difference @ difference), float(before @ before), float(np.max(np.abs(difference), initial=0)))
     return total
 
 
-def _floats(file: BinaryIO, info: TensorInfo, start: int, count: int, blocks: NumpyBlocks) -> npt.NDArray[np.float32]:
+def _floats(file: BinaryIO, info: TensorInfo, start: int, count: int) -> npt.NDArray[np.float32]:
     values = np.empty(count, np.float32)
     raw = np.frombuffer(
         read_at(file, info.offset + file_bytes(info.dtype, start), file_bytes(info.dtype, count)), np.uint8
@@ -223,7 +225,7 @@ def _floats(file: BinaryIO, info: TensorInfo, start: int, count: int, blocks: Nu
     if info.dtype in FLOATS:
         casts.widen(info.dtype, raw, values)
     else:
-        blocks.decode(info.dtype, raw, values)
+        make_kernels().decode(info.dtype, raw, values)
     return values
 
 

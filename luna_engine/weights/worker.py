@@ -20,6 +20,7 @@ from luna_engine import settings
 from luna_engine.errors import ConversionError, LunaError
 from luna_engine.weights.conversion import ConversionReport, convert
 from luna_engine.weights.jobs import Job, JobState, JobStore, now
+from luna_engine.weights.mixes import Convolutions
 from luna_engine.weights.naming import source_roots
 from luna_engine.weights.plans import ConversionOptions
 from luna_engine.weights.progress import Progress
@@ -101,7 +102,7 @@ def run(store: JobStore, job: Job, cancel: threading.Event) -> int:
 def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionReport:
     known = settings.load()
     fp8 = Fp8Layout(job.fp8_layout == "legacy", job.fp8_matmul == "full")
-    options = ConversionOptions(job.allow_finer, job.reshape, source_roots(known), fp8)
+    options = ConversionOptions(job.allow_finer, job.reshape, source_roots(known), fp8, Convolutions(job.convolutions))
     report = convert(
         job.source,
         job.destination,

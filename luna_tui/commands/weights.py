@@ -109,6 +109,14 @@ def list_sources(folders: tuple[Path, ...], family: str | None, *, stale: bool) 
     show_default=True,
     help="Whether ComfyUI may multiply in fp8, or shall decode first.",
 )
+@click.option(
+    "--conv",
+    "convolutions",
+    type=click.Choice(["mix", "same", "f16"]),
+    default="mix",
+    show_default=True,
+    help="Convolutions of UNets in GGUF mixes: finer, as other weights, or half precision.",
+)
 def convert(
     sources: tuple[Path, ...],
     precisions: str,
@@ -120,9 +128,11 @@ def convert(
     no_reshape: bool,
     fp8_layout: str,
     fp8_matmul: str,
+    convolutions: str,
 ) -> int:
     """Write the diffusion part of SOURCES in other precisions; all are tried, each has its outcome."""
     from luna_engine.weights import ConversionOptions
+    from luna_engine.weights.mixes import Convolutions
     from luna_engine.weights.naming import source_roots
     from luna_engine.weights.precisions import find_precision
     from luna_engine.weights.targets import Fp8Layout
@@ -131,7 +141,8 @@ def convert(
     if not labels:
         raise click.UsageError(f"say --to PRECISION,... ({', '.join(PRECISIONS)})")
     fp8 = Fp8Layout(fp8_layout == "legacy", fp8_matmul == "full")
-    options = ConversionOptions(allow_finer, not no_reshape, source_roots(settings.load()), fp8)
+    roots = source_roots(settings.load())
+    options = ConversionOptions(allow_finer, not no_reshape, roots, fp8, Convolutions(convolutions))
     work = [(source, label) for source in sources for label in labels]
     if only_plan:
         return _plans(work, out, options)

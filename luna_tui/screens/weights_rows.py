@@ -22,13 +22,15 @@ _TITLES = {
     "fp8_e4m3fn": "fp8 plain",
     "gguf_F16": "gguf F16",
     "gguf_BF16": "gguf BF16",
-    "gguf_Q8_0": "Q8_0",
 }
-_DROPS = {"gguf_Q8_0": 1, "bf16": 2, "fp8_e4m3fn_scaled": 4, "fp16": 5, "fp8_e4m3fn": 8, "gguf_F16": 9, "gguf_BF16": 10}
+_DROPS = {
+    "gguf_Q8_0": 1, "bf16": 2, "fp8_e4m3fn_scaled": 4, "fp16": 5, "fp8_e4m3fn": 8, "gguf_Q4_K_M": 8, "gguf_Q6_K": 9,
+    "gguf_Q5_K_M": 10, "gguf_Q4_K_S": 11, "gguf_F16": 12, "gguf_BF16": 13, "gguf_Q5_0": 14, "gguf_Q4_0": 15,
+}  # fmt: skip
 
 
 def _title(label: str) -> str:
-    return _TITLES.get(label, label)
+    return _TITLES.get(label, label.removeprefix("gguf_"))
 
 
 SOURCE_COLUMNS = (

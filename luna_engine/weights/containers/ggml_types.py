@@ -57,3 +57,11 @@ _TYPES = (
 
 BY_NUMBER = MappingProxyType({kind.number: kind for kind in _TYPES})
 BY_NAME = MappingProxyType({kind.name: kind for kind in _TYPES})
+BLOCK_TYPES = frozenset(kind.name for kind in _TYPES if kind.block > 1)
+# Where in a block its scale (and its minimum) stands, as halves.
+SCALE_PLACES = MappingProxyType(
+    {
+        "Q8_0": (0,), "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2),
+        "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    }
+)  # fmt: skip

@@ -218,7 +218,7 @@ def test_a_gguf_that_is_packed_is_used_as_it_is_or_refused(tmp_path: Path) -> No
     assert inspect(source).precision == "Q8_0"
     report = convert(source, tmp_path / "out.gguf", "Q8_0")
     assert (report.state, report.destination) == ("reused", source)
-    worse = gguf_source(tmp_path / "q4.gguf", gguf.GGMLQuantizationType.Q4_0)
+    worse = gguf_source(tmp_path / "q4.gguf", gguf.GGMLQuantizationType.Q4_0)  # finer is no better
     for packed, label in ((source, "bf16"), (worse, "Q8_0")):
         with pytest.raises(InputFileError) as caught:
             convert(packed, tmp_path / "out" / "x", label)
@@ -260,7 +260,7 @@ def test_progress_tells_phases_and_grows_to_the_whole(tmp_path: Path, checkpoint
     seen: list[Progress] = []
     convert(checkpoint, tmp_path / "a.gguf", "Q8_0", seen.append)
     phases = [progress.phase for progress in seen]
-    assert list(dict.fromkeys(phases)) == ["plan", "convert", "check", "commit"]
+    assert list(dict.fromkeys(phases)) == ["plan", "kernels", "convert", "check", "commit"]
     done = [progress.done_bytes for progress in seen if progress.done_bytes is not None]
     assert done == sorted(done)
     assert done[-1] == seen[-2].total_bytes
