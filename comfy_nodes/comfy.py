@@ -6,7 +6,9 @@ tested on a machine without ComfyUI. Names that differ between versions are aske
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import importlib
 import ipaddress
 import logging
@@ -16,7 +18,10 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luna_daemon.lora_naming import is_for_text, meaning
 from luna_engine.errors import LunaError
+
+from .lora_stack import ClipPatches
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +68,44 @@ class ComfyHost:
         if family not in _TOKENIZERS:
             raise LunaError("model-unsupported", f"prompts for {family} cannot be tokenized here yet")
         return _Tokenizer.of(family).tokenize(text)
+
+    def lora_files(self) -> list[str]:
+        """List ComfyUI's LoRA files, paths below their folders."""
+        import folder_paths
+
+        return list(folder_paths.get_filename_list("loras"))
+
+    def lora_stamp(self) -> str:
+        """Return a stamp of the LoRA folders: names, sizes and times of the files in them; never raises."""
+        import folder_paths
+
+        digest = hashlib.sha256()
+        for name in folder_paths.get_filename_list("loras"):
+            path = folder_paths.get_full_path("loras", name)
+            with contextlib.suppress(OSError, TypeError):  # gone since it was listed
+                found = Path(path).stat()
+                digest.update(repr((name, found.st_size, found.st_mtime_ns)).encode())
+        return digest.hexdigest()
+
+    def clip_patches(self, clip: Any, file: str) -> ClipPatches:
+        """Read the text encoders' part of a LoRA file with ComfyUI's own reader and names.
+
+        Raises:
+            LunaError: ``file-damaged``.
+        """
+        import folder_paths
+        from comfy import lora, lora_convert
+        from comfy.utils import load_torch_file
+        from safetensors import SafetensorError
+
+        try:
+            tensors = load_torch_file(folder_paths.get_full_path_or_raise("loras", file), safe_load=True)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise LunaError("file-damaged", f"{file} cannot be read: {error}", "copy or download it again") from error
+        keys = lora.model_lora_keys_clip(clip.cond_stage_model, {})
+        patches = lora.load_lora(lora_convert.convert_lora(tensors), keys, log_missing=False)
+        stems = {found[0] for name in tensors if is_for_text(name) and (found := meaning(name)) is not None}
+        return ClipPatches(patches, tuple(sorted(stems - keys.keys())))
 
     def model_family(self, model: Any) -> str | None:
         """Name the family of a MODEL by its latent format, or None if Luna does not know it.

@@ -1,27 +1,18 @@
-"""Nodes that use the daemon directly: status, text encoding, VAE encode and decode. They never load a model here."""
+"""Nodes that use the daemon directly: status, VAE encode and decode. They never load a model here."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import Any
 
-from luna_daemon.proxy import DaemonCLIP, DaemonVAE
-from luna_daemon.remote import RemoteSet
-from luna_daemon.selection import FAMILIES, choose_set
+from luna_daemon.proxy import DaemonVAE
 from luna_daemon.services import Services
-from luna_daemon.sources import ServedSet
 from luna_engine.errors import LunaError
 
 from . import comfy, health
+from .serving import CATEGORY, FAMILY, served
 from .status import describe
-from .widgets import choice, integer, socket, text
-
-CATEGORY = "Luna/Daemon"
-_FAMILY = choice(
-    ("auto", *FAMILIES),
-    "auto",
-    "Which of the models the daemon serves: auto takes the only one that fits, or the daemon's default.",
-)
+from .widgets import socket
 
 
 class LunaDaemonStatus:
@@ -61,70 +52,6 @@ class LunaDaemonStatus:
         return {"ui": {"text": [report]}, "result": (report, is_running)}
 
 
-class LunaSharedCLIPEncode:
-    """Text to CONDITIONING in the daemon, equal to CLIPTextEncode of the family."""
-
-    DISPLAY_NAME = "Luna Shared CLIP Encode"
-    DESCRIPTION = (
-        "Encodes a prompt with the text encoder that the daemon shares between ComfyUI instances. "
-        "The conditioning equals CLIPTextEncode's with the same model; no text encoder is loaded here."
-    )
-    SEARCH_ALIASES = ["shared clip", "remote text encode", "prompt"]
-    CATEGORY = CATEGORY
-    FUNCTION = "encode"
-    RETURN_TYPES = ("CONDITIONING",)
-    RETURN_NAMES = ("conditioning",)
-    OUTPUT_TOOLTIPS = ("As CLIPTextEncode gives it for this family.",)
-
-    @classmethod
-    def INPUT_TYPES(cls) -> dict[str, Any]:
-        """Declare the prompt and how to encode it."""
-        return {
-            "required": {
-                "text": text("The prompt. (word:1.2), embedding:name and \\( work as in ComfyUI.", multiline=True)
-            },
-            "optional": {
-                "family": _FAMILY,
-                "clip_skip": integer(
-                    "0 is the family's own layer, -1 the last, -2 the one before. Acts on CLIP-L and CLIP-G only.",
-                    0,
-                    -24,
-                    0,
-                ),
-                "missing": choice(
-                    ("error", "skip"),
-                    "error",
-                    "What an embedding:name that is not found does: stop, or be left out with a notice.",
-                ),
-            },
-        }
-
-    @classmethod
-    def IS_CHANGED(cls, family: str = "auto", **_: Any) -> str:
-        """Run again when the daemon serves another model for this."""
-        return health.served("text", family)
-
-    def encode(
-        self, text: str, family: str = "auto", clip_skip: int = 0, missing: str = "error"
-    ) -> tuple[list[list[Any]]]:
-        """Encode one prompt."""
-        host = comfy.current_host()
-        remote = _served(host, "text", family)
-        tokens, lost = host.tokenize(remote.facts.family, text)
-        if lost and missing == "error":
-            raise LunaError(
-                "embedding-missing",
-                f"no file for embedding:{lost[0]} in ComfyUI's embeddings folders",
-                "check the spelling, or set missing to skip",
-            )
-        for name in lost:
-            host.notice(f"embedding:{name} was not found and is left out of the prompt")
-        clip = DaemonCLIP(remote, None)
-        if clip_skip:
-            clip.layers = {role: clip_skip for role in ("l", "g") if role in remote.facts.encoders}
-        return (clip.encode_from_tokens_scheduled(tokens),)
-
-
 class LunaSharedVAEEncode:
     """Pixels to LATENT in the daemon, equal to VAEEncode."""
 
@@ -145,7 +72,7 @@ class LunaSharedVAEEncode:
         """Declare the images and the family."""
         return {
             "required": {"pixels": socket("IMAGE", "Images of any size; a fourth channel is left out.")},
-            "optional": {"family": _FAMILY},
+            "optional": {"family": FAMILY},
         }
 
     @classmethod
@@ -156,7 +83,7 @@ class LunaSharedVAEEncode:
     def encode(self, pixels: Any, family: str = "auto") -> tuple[dict[str, Any]]:
         """Encode a batch."""
         host = comfy.current_host()
-        remote = _served(host, "vae", family)
+        remote = served(host, "vae", family)
         samples = DaemonVAE(remote).encode(_checked(pixels))
         return ({"samples": samples, "luna_family": remote.facts.family},)
 
@@ -181,7 +108,7 @@ class LunaSharedVAEDecode:
         """Declare the latents and the family."""
         return {
             "required": {"samples": socket("LATENT", "Latents; noise_mask and other entries are ignored.")},
-            "optional": {"family": _FAMILY},
+            "optional": {"family": FAMILY},
         }
 
     @classmethod
@@ -194,15 +121,8 @@ class LunaSharedVAEDecode:
         host = comfy.current_host()
         latent = samples["samples"]
         wanted = samples.get("luna_family", "auto") if family == "auto" else family
-        remote = _served(host, "vae", wanted, channels=int(latent.shape[1]))
+        remote = served(host, "vae", wanted, channels=int(latent.shape[1]))
         return (DaemonVAE(remote).decode(latent),)
-
-
-def _served(host: comfy.ComfyHost, component: str, family: str, *, channels: int | None = None) -> RemoteSet:
-    services = health.services()
-    connect = services.text if component == "text" else services.vae
-    row = choose_set(connect().list_models(loaded=True).sets, component, family, channels=channels)
-    return RemoteSet(connect, ServedSet(row.id), host)
 
 
 def _checked(pixels: Any) -> Any:
@@ -213,4 +133,4 @@ def _checked(pixels: Any) -> Any:
     return pixels
 
 
-NODES = (LunaDaemonStatus, LunaSharedCLIPEncode, LunaSharedVAEEncode, LunaSharedVAEDecode)
+NODES = (LunaDaemonStatus, LunaSharedVAEEncode, LunaSharedVAEDecode)

@@ -23,9 +23,9 @@ def choice(options: tuple[str, ...], default: str, tooltip: str) -> Declaration:
     return list(options), {"default": default, "tooltip": tooltip}
 
 
-def integer(tooltip: str, default: int, low: int, high: int) -> Declaration:
+def integer(tooltip: str, default: int, low: int, high: int, step: int = 1) -> Declaration:
     """Declare a whole number within bounds, both included."""
-    return "INT", {"default": default, "min": low, "max": high, "tooltip": tooltip}
+    return "INT", {"default": default, "min": low, "max": high, "step": step, "tooltip": tooltip}
 
 
 def seed(tooltip: str) -> Declaration:

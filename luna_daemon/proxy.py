@@ -17,7 +17,10 @@ from luna_daemon.token_item import TokenState, encode_item
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from luna_daemon.encode_messages import EncodedItem
+    from luna_daemon.frames import WireTensor
 
 __all__ = ["DaemonCLIP", "DaemonVAE", "HostHooks", "RemoteOnlyError", "RemoteSet"]
 
@@ -92,7 +95,7 @@ class DaemonCLIP:
             cond ``[1, tokens, width]`` f32; with ``return_pooled`` the pair (cond, pooled ``[1, width]`` or None);
             with ``return_dict`` a dict of both, the encoder's extras and the hooks.
         """
-        result = self._request(tokens, unprojected=return_pooled == "unprojected")
+        (result,) = self._request([tokens], unprojected=return_pooled == "unprojected")
         if return_dict:
             return self.add_hooks_to_dict(result)
         if return_pooled:
@@ -110,8 +113,21 @@ class DaemonCLIP:
 
         Hooks that patch weights are refused when they are registered, so all keyframes share one result.
         """
-        result = self._request(tokens, unprojected=unprojected)
-        extra = dict(add_dict or {})
+        (entries,) = self.encode_prompts([tokens], unprojected=unprojected, add_dict=add_dict)
+        return entries
+
+    def encode_prompts(
+        self,
+        prompts: Sequence[Mapping[str, Any]],
+        *,
+        unprojected: bool = False,
+        add_dict: Mapping[str, Any] | None = None,
+    ) -> list[list[list[Any]]]:
+        """Encode several prompts in one request, each as `encode_from_tokens_scheduled` does."""
+        results = self._request(prompts, unprojected=unprojected)
+        return [self._scheduled(result, dict(add_dict or {})) for result in results]
+
+    def _scheduled(self, result: dict[str, Any], extra: dict[str, Any]) -> list[list[Any]]:
         hooks = self.patcher.forced_hooks
         if hooks is None or not self.use_clip_schedule:
             cond = result.pop("cond")
@@ -129,25 +145,29 @@ class DaemonCLIP:
             entries.append([result["cond"].clone(), self.add_hooks_to_dict(entry)])
         return entries
 
-    def _request(self, tokens: Mapping[str, Any], *, unprojected: bool) -> dict[str, Any]:
-        from luna_daemon.tensors import to_torch
-
-        layer = self.layers if self.layers is not None else self.layer_idx
-        roles = tuple(self.remote.facts.encoders)
+    def _request(self, prompts: Sequence[Mapping[str, Any]], *, unprojected: bool) -> list[dict[str, Any]]:
         recipe = self.patcher.recipe
-        loras = tuple(lora.use for lora in recipe)
-        state = TokenState(roles, layer, projected=False if unprojected else None, loras=loras)
-        item, tensors = encode_item(tokens, state)
-        host = self.remote.host
+        state = TokenState(
+            roles=tuple(self.remote.facts.encoders),
+            layer=self.layers if self.layers is not None else self.layer_idx,
+            projected=False if unprojected else None,
+            loras=tuple(lora.use for lora in recipe),
+        )
+        made = [encode_item(tokens, state, str(index)) for index, tokens in enumerate(prompts)]
+        items = [item for item, _ in made]
+        tensors = [tensor for _, given in made for tensor in given]
+        poll = self.remote.host.check_interrupt
         reply, returned = lora_recipe.call(
             self.remote,
             recipe,
-            lambda client, set_id: client.encode_tokens(
-                set=set_id, items=(item,), tensors=tensors, poll=host.check_interrupt
-            ),
+            lambda client, set_id: client.encode_tokens(set=set_id, items=items, tensors=tensors, poll=poll),
         )
-        encoded = reply.items[0]
-        device = host.intermediate_device()
+        return [self._result(encoded, returned) for encoded in reply.items]
+
+    def _result(self, encoded: EncodedItem, returned: Mapping[str, WireTensor]) -> dict[str, Any]:
+        from luna_daemon.tensors import to_torch
+
+        device = self.remote.host.intermediate_device()
         result = {"cond": to_torch(returned[encoded.cond]).to(device), "pooled_output": None}
         if encoded.pooled is not None:
             result["pooled_output"] = to_torch(returned[encoded.pooled]).to(device)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from luna_daemon.lora_naming import Meaning, is_for_text, meaning, weight_of
 from luna_daemon.patches import FIELDS, Patch, content_hash, invalid, unpack
 from luna_daemon.runtime.lora import LoraEntry, is_low_rank
-from luna_daemon.runtime.lora_naming import Meaning, is_for_text, meaning, weight_of
 from luna_daemon.runtime.parts import OpenFile
 from luna_daemon.runtime.patch_shapes import check
 from luna_engine.errors import DaemonError

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from comfy_nodes import comfy
-from comfy_nodes.daemon import LunaDaemonStatus, LunaSharedCLIPEncode, LunaSharedVAEDecode, LunaSharedVAEEncode
+from comfy_nodes.daemon import LunaDaemonStatus, LunaSharedVAEDecode, LunaSharedVAEEncode
 from comfy_nodes.models import LunaCheckpointTunnel
+from comfy_nodes.text_encoding import LunaSharedCLIPEncode, LunaSharedCLIPEncodeDual, LunaSharedCLIPEncodeSDXL
 from luna_engine.errors import DaemonUnreachableError
 
 
@@ -82,6 +83,8 @@ def test_status_is_false_with_the_start_command_and_no_error(host: QuietHost) ->
 def test_shared_nodes_raise_unreachable_with_the_start_command(host: QuietHost) -> None:
     calls = (
         lambda: LunaSharedCLIPEncode().encode("a boat"),
+        lambda: LunaSharedCLIPEncodeDual().encode("a boat", ""),
+        lambda: LunaSharedCLIPEncodeSDXL().encode("a boat", "", 1024, 1024),
         lambda: LunaSharedVAEEncode().encode(torch.zeros(1, 8, 8, 3)),
         lambda: LunaSharedVAEDecode().decode({"samples": torch.zeros(1, 4, 1, 1)}),
     )

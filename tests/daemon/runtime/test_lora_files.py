@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
+from luna_daemon.lora_naming import weight_of
 from luna_daemon.patches import Patch, content_hash, pack, unpack
 from luna_daemon.runtime.lora import LoraRegistry
 from luna_daemon.runtime.lora_files import from_blob, from_file
-from luna_daemon.runtime.lora_naming import weight_of
 from luna_engine.errors import DaemonError
 
 from .small_loras import CPU, KINDS, LAYER, entry_of, lora, patch
