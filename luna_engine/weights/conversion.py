@@ -28,15 +28,10 @@ from luna_engine.weights.judging import judge
 from luna_engine.weights.kernels.casts import GREATEST_HALF
 from luna_engine.weights.kernels.seam import prepare
 from luna_engine.weights.locking import locked
+from luna_engine.weights.pipe import Cancelled, Tally, tree_hash
 from luna_engine.weights.plans import ConversionOptions, ConversionPlan, plan
 from luna_engine.weights.progress import Progress
-from luna_engine.weights.streaming import (
-    Cancelled,
-    Tally,
-    greatest_magnitude,
-    stream,
-    tree_hash,
-)
+from luna_engine.weights.streaming import greatest_magnitude, stream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

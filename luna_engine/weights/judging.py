@@ -10,8 +10,8 @@ from luna_engine.weights.tensor_classes import ErrorSum
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from luna_engine.weights.pipe import TensorResult
     from luna_engine.weights.plans import ConversionPlan
-    from luna_engine.weights.streaming import TensorResult
 
 _FAILED_ERROR = 0.5  # a wrong scale, order or type gives 1 and more
 _MOST_LOW = 0.05

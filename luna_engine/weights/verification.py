@@ -26,8 +26,8 @@ from luna_engine.weights.headers import read_header
 from luna_engine.weights.kernels import casts
 from luna_engine.weights.kernels.seam import make_kernels
 from luna_engine.weights.mixes import Convolutions
+from luna_engine.weights.pipe import hash_line, tree_hash
 from luna_engine.weights.plans import ConversionOptions, plan
-from luna_engine.weights.streaming import hash_line, tree_hash
 from luna_engine.weights.targets import NUMBERS, Fp8Layout
 from luna_engine.weights.tensor_classes import ErrorSum, tensor_class
 
