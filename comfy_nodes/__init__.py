@@ -7,9 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import comfy, daemon, models, text_encoding, wildcards
+from . import comfy, daemon, models, promptcraft, text_encoding, wildcards
 
-_NODES: tuple[type[Any], ...] = (*wildcards.NODES, *daemon.NODES, *text_encoding.NODES, *models.NODES)
+_NODES: tuple[type[Any], ...] = (
+    *wildcards.NODES,
+    *promptcraft.NODES,
+    *daemon.NODES,
+    *text_encoding.NODES,
+    *models.NODES,
+)
 
 NODE_CLASS_MAPPINGS: dict[str, type[Any]] = {node.__name__: node for node in _NODES}
 NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {node.__name__: node.DISPLAY_NAME for node in _NODES}

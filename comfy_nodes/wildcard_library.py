@@ -22,7 +22,7 @@ from .widgets import choice, text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from luna_engine.wildcards import Diagnostic, Expansion
+    from luna_engine.wildcards import Diagnostic, Expansion, RuleOptions
 
     from .widgets import Declaration
 
@@ -95,7 +95,9 @@ def library_of(yaml_directory: str = "", txt_directory: str = "") -> WildcardLib
     return fresh_library(roots(comfy.current_host(), yaml_directory, txt_directory))
 
 
-def fingerprint(templates: Sequence[str | None], yaml_directory: str | None, txt_directory: str | None) -> str:
+def fingerprint(
+    templates: Sequence[str | None], yaml_directory: str | None, txt_directory: str | None, *, rules: bool = False
+) -> str:
     """Digest the templates and every file they reach; all files if a template comes over a link (None).
 
     Never raises: what is wrong is part of the digest, and the run itself raises it with its code.
@@ -105,7 +107,8 @@ def fingerprint(templates: Sequence[str | None], yaml_directory: str | None, txt
         if any(template is None for template in templates):
             return stamp(of)
         library = fresh_library(of)
-        return " ".join(library.fingerprint(template) for template in templates if template is not None)
+        known = (template for template in templates if template is not None)
+        return " ".join(library.fingerprint(template, rules=rules) for template in known)
     except (LunaError, OSError) as error:
         return f"unreadable: {error}"
 
@@ -121,15 +124,17 @@ def stamp(of: Iterable[Root]) -> str:
     return digest.hexdigest()
 
 
-def expand(library: WildcardLibrary, templates: dict[str, str], seed: int, missing: str) -> Expansion:
-    """Expand the parts of one draw.
+def expand(
+    library: WildcardLibrary, templates: dict[str, str], seed: int, missing: str, rules: RuleOptions | None = None
+) -> Expansion:
+    """Expand the parts of one draw, by rules if any are given.
 
     Raises:
         WildcardError: ``wildcard-unresolved`` for an unknown reference with ``missing="error"``,
             ``wildcard-syntax`` for a construct out of shape.
     """
     try:
-        expansion = library.expand_parts(templates, seed, missing=missing)
+        expansion = library.expand_parts(templates, seed, missing=missing, rules=rules)
     except WildcardError as error:
         raise unresolved(error) from error
     raise_on_syntax(expansion.diagnostics, templates.values())

@@ -31,6 +31,9 @@ class FolderHost(comfy.ComfyHost):
     def model_names(self, kind: str) -> tuple[str, ...]:
         return self.models.get(kind, ())
 
+    def lora_files(self) -> list[str]:
+        return list(self.model_names("loras"))
+
     def notice(self, message: str) -> None:
         self.notices.append(message)
 

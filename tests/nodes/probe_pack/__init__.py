@@ -28,11 +28,15 @@ class LunaTestProbe:
 
     def write(self, value: Any, name: str) -> dict[str, Any]:
         target = Path(folder_paths.get_output_directory()) / name
-        if isinstance(value, (str, bool)):
+        if isinstance(value, (str, bool, int)) or _is_lora_stack(value):
             target.with_suffix(".json").write_text(json.dumps(value))
         else:
             save_file(_tensors(value), target.with_suffix(".safetensors"))
         return {"ui": {"probe": [name]}}
+
+
+def _is_lora_stack(value: Any) -> bool:
+    return isinstance(value, list) and all(len(entry) == 3 and isinstance(entry[0], str) for entry in value)
 
 
 def _tensors(value: Any) -> dict[str, Any]:
