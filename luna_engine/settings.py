@@ -93,6 +93,7 @@ class UiSettings:
     theme: str | None = None
     ascii: bool = False
     readonly: bool = False
+    editor: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,23 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from luna_engine import paths
-from luna_engine.errors import InputFileError, LunaError
+from luna_engine.errors import LunaError
 from luna_engine.wildcards import Change, Diagnostic, Expansion, WildcardLibrary, default_roots
-from luna_engine.wildcards.decode import decode
-from luna_engine.wildcards.files import Stamp
 from luna_engine.wildcards.seeds import batch_seed
+from luna_tui.backend.drafts import Draft, Drafts
+from luna_tui.backend.references import Destination, definition_at, destination_of
+from luna_tui.backend.wildcard_files import OpenFile, open_file, save_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from luna_engine.settings import Settings
-    from luna_engine.wildcards import TreeNode
+    from luna_engine.wildcards import Completion, SiteOdds, Step, TreeNode, Use
 
 MOST_PREVIEW_S = 0.25
-# Above this TextArea needs seconds to open a file and a quarter of one for a key (measured, TUI.md 2.4).
-MOST_EDIT_BYTES = 256 * 1024
-MOST_EDIT_LINES = 4_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +35,6 @@ class LibraryView:
     notices: tuple[str, ...]
     items: int
     loaded_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFile:
-    """A file as it was read: its text with line feeds only, and what is needed to write it back unchanged."""
-
-    path: Path
-    name: str
-    root: int
-    text: str
-    stamp: Stamp
-    newline: str
-    has_bom: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +71,8 @@ class Wildcards(Protocol):
     def root_of(self, name: str) -> int | None:
         """Return the number of the root that holds a file, None if it is gone. Must not block."""
 
-    def open(self, root: int, name: str) -> OpenFile:
-        """Read a file for editing."""
+    def open(self, root: int, name: str, line: int = 1) -> OpenFile:
+        """Read a file for editing; of a large one the section round a line."""
 
     def save(self, file: OpenFile, text: str, *, overwrite: bool = False) -> OpenFile:
         """Write a file if nobody changed it meanwhile."""
@@ -96,8 +80,59 @@ class Wildcards(Protocol):
     def overlay(self, path: Path, text: str | None) -> None:
         """Lay unsaved text over a file."""
 
-    def preview(self, template: str, count: int, seed: int) -> PreviewView:
+    def preview(
+        self,
+        template: str,
+        count: int,
+        seed: int,
+        *,
+        profile: str = "native",
+        pins: Mapping[str, str] | None = None,
+        reroll: Mapping[str, int] | None = None,
+    ) -> PreviewView:
         """Return samples."""
+
+    def odds(self, template: str, top: int, *, profile: str = "native") -> tuple[SiteOdds, ...]:
+        """Return what each site of a template can print, and how likely."""
+
+    def steps(
+        self,
+        template: str,
+        seed: int,
+        index: int,
+        *,
+        profile: str = "native",
+        pins: Mapping[str, str] | None = None,
+        reroll: Mapping[str, int] | None = None,
+    ) -> tuple[Step, ...]:
+        """Return one sample draw by draw."""
+
+    def complete(self, text: str, cursor: int, path: Path | None) -> tuple[Completion, ...]:
+        """Return what can stand at the cursor."""
+
+    def uses(self, address: str) -> tuple[Use, ...]:
+        """Return every reference that can draw from an address."""
+
+    def definition(self, text: str, offset: int, path: Path | None) -> Destination | None:
+        """Return where the reference at an offset leads."""
+
+    def destination(self, address: str) -> Destination | None:
+        """Return where an address stands."""
+
+    def keep_draft(self, file: OpenFile, text: str) -> None:
+        """Keep unsaved text in case of a crash."""
+
+    def drop_draft(self, path: Path) -> None:
+        """Forget it: saved, or given up."""
+
+    def drafts(self) -> tuple[Draft, ...]:
+        """Return the unsaved texts of processes that are gone."""
+
+    def forget_draft(self, draft: Draft) -> None:
+        """Remove an offered draft."""
+
+    def whereabouts(self, path: Path) -> tuple[int, str] | None:
+        """Return root and name of a file of the library."""
 
     def watch(self, on_change: Callable[[Change], None]) -> None:
         """Tell changes on disk from a background thread."""
@@ -157,71 +192,45 @@ class LocalWildcards:
         """Return the number of the root that holds a file, None if it is gone."""
         return min((root for root, path in self.library.snapshot.entries if path == name), default=None)
 
-    def open(self, root: int, name: str) -> OpenFile:
-        """Read a file for editing.
+    def open(self, root: int, name: str, line: int = 1) -> OpenFile:
+        """Read a file for editing; of a large one the section round a line.
 
         Raises:
             InputFileError: it is gone (``file-missing``), unreadable, or too large for the editor (``limit``).
         """
-        path = self.library.roots[root].path / name
-        try:
-            status = path.stat()
-            data = path.read_bytes() if status.st_size <= MOST_EDIT_BYTES else b""
-        except OSError as error:
-            raise InputFileError(
-                "file-missing", f"{name} cannot be read: {error.strerror or error}", file=str(path)
-            ) from error
-        text = decode(data, name).text
-        if status.st_size > MOST_EDIT_BYTES or text.count("\n") > MOST_EDIT_LINES:
-            raise InputFileError(
-                "limit",
-                f"{name} is too large for the editor ({status.st_size} bytes)",
-                f"edit it elsewhere, at most {MOST_EDIT_BYTES} bytes and {MOST_EDIT_LINES} lines here; "
-                "the samples follow each save",
-                file=str(path),
-            )
-        newline = "\r\n" if "\r\n" in text else "\n"
-        plain = text.replace("\r\n", "\n")
-        return OpenFile(path, name, root, plain, Stamp.of(status), newline, data.startswith(b"\xef\xbb\xbf"))
+        return open_file(self.library.roots[root].path / name, name, root, line)
 
     def save(self, file: OpenFile, text: str, *, overwrite: bool = False) -> OpenFile:
-        """Write a file: temporary name, sync, rename; mode, line ends and BOM kept; then load it.
+        """Write a file, load it, and forget its draft.
 
         Raises:
             LunaError: ``conflict`` if the file changed since it was read, ``read-only``, ``unwritable``.
         """
-        if self._readonly:
-            raise LunaError("read-only", "Luna is read-only")
-        target = file.path.resolve()
-        if not overwrite:
-            self._check_stamp(file)
-        data = text.replace("\n", file.newline).encode("utf-8", "surrogatepass")
-        try:
-            with paths.atomic_write(target) as temporary:
-                temporary.write_bytes((b"\xef\xbb\xbf" if file.has_bom else b"") + data)
-            stamp = Stamp.of(file.path.stat())
-        except OSError as error:
-            raise LunaError(
-                "unwritable", f"{file.name} was not saved: {error.strerror or error}", "the text stays in the editor"
-            ) from error
+        self._may_write()
+        saved = save_file(file, text, overwrite=overwrite)
         self.library.overlay(file.path, None)
         self.library.refresh()
-        return OpenFile(file.path, file.name, file.root, text, stamp, file.newline, file.has_bom)
+        self._drafts.drop(file.path)
+        return saved
 
-    @staticmethod
-    def _check_stamp(file: OpenFile) -> None:
-        try:
-            now = Stamp.of(file.path.stat())
-        except FileNotFoundError:
-            raise LunaError("conflict", f"{file.name} was deleted meanwhile", "save it again, or close it") from None
-        if now != file.stamp and file.path.read_bytes() != _bytes_of(file):
-            raise LunaError("conflict", f"{file.name} was changed by another program", "keep yours or take theirs")
+    def _may_write(self) -> None:
+        if self._readonly:
+            raise LunaError("read-only", "Luna is read-only")
 
     def overlay(self, path: Path, text: str | None) -> None:
         """Lay unsaved text over a file."""
         self.library.overlay(path, text)
 
-    def preview(self, template: str, count: int, seed: int) -> PreviewView:
+    def preview(
+        self,
+        template: str,
+        count: int,
+        seed: int,
+        *,
+        profile: str = "native",
+        pins: Mapping[str, str] | None = None,
+        reroll: Mapping[str, int] | None = None,
+    ) -> PreviewView:
         """Return samples: as many as the time allows, at least one."""
         started = time.perf_counter()
         library = self.library
@@ -229,7 +238,15 @@ class LocalWildcards:
         samples: list[Expansion] = []
         for index in range(count):
             samples.append(
-                library.expand_parts({"": template}, batch_seed(seed, index), index=index, snapshot=snapshot)
+                library.expand_parts(
+                    {"": template},
+                    batch_seed(seed, index),
+                    index=index,
+                    snapshot=snapshot,
+                    profile=profile,
+                    pins=pins,
+                    reroll=reroll,
+                )
             )
             if time.perf_counter() - started > MOST_PREVIEW_S:
                 break
@@ -240,10 +257,67 @@ class LocalWildcards:
             count,
             tuple(samples),
             problems,
-            library.count_quickly(template),
+            library.count_quickly(template, profile=profile),
             any(problem.code == "yaml-syntax" for problem in problems),
             time.perf_counter() - started,
         )
+
+    def odds(self, template: str, top: int, *, profile: str = "native") -> tuple[SiteOdds, ...]:
+        """Return what each site of a template can print, and how likely."""
+        return self.library.probabilities(template, top, profile=profile)
+
+    def steps(
+        self,
+        template: str,
+        seed: int,
+        index: int,
+        *,
+        profile: str = "native",
+        pins: Mapping[str, str] | None = None,
+        reroll: Mapping[str, int] | None = None,
+    ) -> tuple[Step, ...]:
+        """Return one sample draw by draw."""
+        return tuple(self.library.steps(template, seed, index=index, profile=profile, pins=pins, reroll=reroll))
+
+    def complete(self, text: str, cursor: int, path: Path | None) -> tuple[Completion, ...]:
+        """Return what can stand at the cursor."""
+        return self.library.complete(text, cursor, file=path)
+
+    def uses(self, address: str) -> tuple[Use, ...]:
+        """Return every reference that can draw from an address."""
+        return self.library.where_used(address)
+
+    def definition(self, text: str, offset: int, path: Path | None) -> Destination | None:
+        """Return where the reference at an offset leads."""
+        return definition_at(self.library.snapshot, text, offset, path)
+
+    def destination(self, address: str) -> Destination | None:
+        """Return where an address stands."""
+        return destination_of(self.library.snapshot, address)
+
+    @property
+    def _drafts(self) -> Drafts:
+        return Drafts()
+
+    def keep_draft(self, file: OpenFile, text: str) -> None:
+        """Keep unsaved text in case of a crash."""
+        self._drafts.keep(file, text)
+
+    def drop_draft(self, path: Path) -> None:
+        """Forget it: saved, or given up."""
+        self._drafts.drop(path)
+
+    def drafts(self) -> tuple[Draft, ...]:
+        """Return the unsaved texts of processes that are gone."""
+        return () if self._readonly else self._drafts.left_behind()
+
+    def forget_draft(self, draft: Draft) -> None:
+        """Remove an offered draft."""
+        self._drafts.forget(draft)
+
+    def whereabouts(self, path: Path) -> tuple[int, str] | None:
+        """Return root and name of a file of the library."""
+        return next((key for key, entry in self.library.snapshot.entries.items() if entry.path == path), None)
 
     def watch(self, on_change: Callable[[Change], None]) -> None:
         """Tell changes on disk from a background thread."""
@@ -253,8 +327,3 @@ class LocalWildcards:
         """Stop watching."""
         if self._library is not None:
             self._library.close()
-
-
-def _bytes_of(file: OpenFile) -> bytes:
-    data = file.text.replace("\n", file.newline).encode("utf-8", "surrogatepass")
-    return (b"\xef\xbb\xbf" if file.has_bom else b"") + data

@@ -1,4 +1,7 @@
-"""The files open in the editor of screen 4: read and written in workers; unsaved text is never lost unasked."""
+"""The files open in the editor of screen 4: read and written in workers; unsaved text is never lost unasked.
+
+Drafts, conflicts and the user's own editor are `luna_tui.screens.wildcard_rescue`'s.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from textual.widgets import ContentSwitcher, Static, TextArea
 from luna_engine.errors import LunaError
 from luna_tui.plain import content
 from luna_tui.screens.choose import ChoiceDialog
+from luna_tui.screens.compare import CompareDialog, compared
 from luna_tui.widgets.chrome import Pane
 from luna_tui.widgets.yaml_editor import Marks, YamlEditor
 
@@ -23,8 +27,13 @@ if TYPE_CHECKING:
 
     from luna_engine.wildcards import Diagnostic
     from luna_tui.app import LunaApp
-    from luna_tui.backend.wildcards import OpenFile, Wildcards
+    from luna_tui.backend.wildcard_files import OpenFile
+    from luna_tui.backend.wildcards import Wildcards
     from luna_tui.screens.base import LunaScreen
+    from luna_tui.widgets.completions import Completions
+    from luna_tui.widgets.table import Row
+
+MOST_OVERLAY = 4 * 1024 * 1024  # characters; samples of larger files follow each save
 
 
 @dataclass(slots=True)
@@ -39,6 +48,18 @@ class Buffer:
     def is_modified(self) -> bool:
         """Tell whether the editor holds unsaved text."""
         return self.editor.text != self.file.text
+
+    @property
+    def overlay(self) -> str | None:
+        """The unsaved text of the whole file for the samples; None if there is none, or it is too large."""
+        if not self.is_modified:
+            return None
+        whole = self.file.whole(self.editor.text)
+        return whole if len(whole) <= MOST_OVERLAY else None
+
+    def holds(self, line: int) -> bool:
+        """Tell whether a line of the file is in the editor."""
+        return self.file.section is None or self.file.first_line <= line <= self.file.last_line
 
     def show_problems(self, problems: Iterable[Diagnostic]) -> None:
         """Mark the problems of this file."""
@@ -80,11 +101,34 @@ class FileEditors(ContentSwitcher):
             self.error = error
             self.file = file
 
-    def __init__(self, port: Callable[[], Wildcards], *, id: str) -> None:  # noqa: A002 - Textual's word
+    class Compared(Message):
+        """Two versions were laid side by side."""
+
+        def __init__(self, file: OpenFile, rows: list[Row]) -> None:
+            super().__init__()
+            self.file = file
+            self.rows = rows
+
+    class Shown(Message):
+        """A file is in the editor now, at the asked place."""
+
+        def __init__(self, buffer: Buffer) -> None:
+            super().__init__()
+            self.buffer = buffer
+
+    def __init__(
+        self,
+        port: Callable[[], Wildcards],
+        completions: Completions,
+        *,
+        id: str,  # noqa: A002 - Textual's word
+    ) -> None:
         super().__init__(id=id, initial="no-file")
         self._port = port
+        self._completions = completions
         self._problems: tuple[Diagnostic, ...] = ()
         self._current_path: Path | None = None
+        self._then: Callable[[], None] | None = None
         self.buffers: dict[Path, Buffer] = {}
 
     def compose(self) -> ComposeResult:
@@ -130,10 +174,12 @@ class FileEditors(ContentSwitcher):
         known = next(
             (buffer for buffer in self.buffers.values() if (buffer.file.root, buffer.file.name) == (root, name)), None
         )
-        if known is not None:
+        if known is not None and (known.holds(line) or known.is_modified):
+            if not known.holds(line):
+                self.luna.toast(f"save {name} first: line {line} is in another part of it", "warning")
             self._show_buffer(known, line, column)
             return
-        self._work(lambda: self.Opened(self._port().open(root, name), line, column), f"open {name}")
+        self._work(lambda: self.Opened(self._port().open(root, name, line), line, column), f"open {name}")
 
     async def on_file_editors_opened(self, message: FileEditors.Opened) -> None:
         """Show a file that was read, or take over what changed on disk."""
@@ -144,13 +190,28 @@ class FileEditors(ContentSwitcher):
                 self._take_disk(buffer, message.file)
             return
         if buffer is None:
-            number = len(self.buffers) + 1
-            editor = YamlEditor(message.file.text, id=f"editor-{number}", read_only=self.luna.readonly)
-            buffer = Buffer(message.file, editor, Marks(editor))
-            self.buffers[message.file.path] = buffer
-            await self.mount(Horizontal(buffer.marks, editor, id=f"file-{number}", classes="file"))
+            buffer = await self._make_buffer(message.file)
+        elif not buffer.is_modified and buffer.file.first_line != message.file.first_line:
+            buffer.file = message.file
+            buffer.editor.show_section(message.file.text, message.file.first_line)
         self._show_buffer(buffer, message.line, message.column)
         buffer.show_problems(self._problems)
+        if message.file.is_normalised and not self.luna.readonly:
+            self.luna.toast(f"saving {message.file.name} evens out its line ends or encoding", "warning")
+
+    async def _make_buffer(self, file: OpenFile) -> Buffer:
+        number = len(self.buffers) + 1
+        editor = YamlEditor(
+            file.text,
+            id=f"editor-{number}",
+            read_only=self.luna.readonly,
+            first_line=file.first_line,
+            completions=self._completions,
+        )
+        buffer = Buffer(file, editor, Marks(editor))
+        self.buffers[file.path] = buffer
+        await self.mount(Horizontal(buffer.marks, editor, id=f"file-{number}", classes="file"))
+        return buffer
 
     def _show_buffer(self, buffer: Buffer, line: int, column: int) -> None:
         parent = buffer.editor.parent
@@ -160,12 +221,16 @@ class FileEditors(ContentSwitcher):
         buffer.editor.go_to(line, column)
         self._show_title()
         self.call_after_refresh(buffer.editor.focus)
+        self.post_message(self.Shown(buffer))
 
     def _show_title(self) -> None:
         buffer = self.current_buffer
         if buffer is not None:
+            file = buffer.file
             mark = " · modified" if buffer.is_modified else ""
-            self.screen.query_one("#editor", Pane).set_title(f"{buffer.file.name}{mark}")
+            last = file.first_line + buffer.editor.document.line_count - 1
+            part = f" · lines {file.first_line:,}-{last:,} of {file.section.total_lines:,}" if file.section else ""
+            self.screen.query_one("#editor", Pane).set_title(f"{file.name}{part}{mark}")
 
     def on_text_area_changed(self, event: TextArea.Changed) -> None:
         """Mark the file as modified, and tell the screen."""
@@ -175,12 +240,13 @@ class FileEditors(ContentSwitcher):
 
     # -- saving
 
-    def save_current(self) -> None:
-        """Save the file that is shown."""
+    def save_current(self, *, then: Callable[[], None] | None = None) -> None:
+        """Save the file that is shown, and then do something else if it could be saved."""
         buffer = self.current_buffer
         if buffer is None:
             self.luna.toast("no file is open", "warning")
         else:
+            self._then = then
             self._save(buffer, overwrite=False)
 
     def _save(self, buffer: Buffer, *, overwrite: bool) -> None:
@@ -195,10 +261,14 @@ class FileEditors(ContentSwitcher):
         if buffer is not None:
             buffer.file = message.file
         self._show_title()
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
     def on_file_editors_failed(self, message: FileEditors.Failed) -> None:
         """Say what failed; a conflict asks what to keep."""
         message.stop()
+        self._then = None
         error = message.error
         buffer = self.buffers.get(message.file.path) if message.file else None
         if error.code == "conflict" and buffer is not None:
@@ -207,7 +277,7 @@ class FileEditors(ContentSwitcher):
             self.luna.toast(f"{error.message} → {error.hint}" if error.hint else error.message, "error")
 
     def _ask_conflict(self, buffer: Buffer, text: str) -> None:
-        choices = (("s", "Stay"), ("m", "Mine over it"), ("t", "Theirs"))
+        choices = (("s", "Stay"), ("m", "Mine over it"), ("t", "Theirs"), ("b", "Both side by side"))
 
         def answered(answer: str | None) -> None:
             if answer == "m":
@@ -216,8 +286,29 @@ class FileEditors(ContentSwitcher):
                 file = buffer.file
                 buffer.editor.load_text(file.text)  # clean again, so that the disk is taken over
                 self._reread(buffer)
+            elif answer == "b":
+                self._compare(buffer)
 
         self.app.push_screen(ChoiceDialog(f"conflict: {buffer.file.name}", text, choices), answered)
+
+    def _compare(self, buffer: Buffer) -> None:
+        """Lay mine and theirs side by side, then ask again."""
+        file, mine = buffer.file, buffer.editor.text
+
+        def work() -> Message:
+            theirs = self._port().open(file.root, file.name, file.first_line)
+            return self.Compared(file, compared(mine, theirs.text))
+
+        self._work(work, f"compare {file.name}")
+
+    def on_file_editors_compared(self, message: FileEditors.Compared) -> None:
+        """Show the comparison; its end asks what to keep."""
+        message.stop()
+        buffer = self.buffers.get(message.file.path)
+        if buffer is not None:
+            again = f"{message.file.name} was changed by another program while you edit it."
+            dialog = CompareDialog(f"{message.file.name}: mine and theirs", message.rows)
+            self.app.push_screen(dialog, lambda _: self._ask_conflict(buffer, again))
 
     # -- the disk
 
@@ -230,17 +321,19 @@ class FileEditors(ContentSwitcher):
 
     def _reread(self, buffer: Buffer) -> None:
         file = buffer.file
-        self._work(lambda: self.Opened(self._port().open(file.root, file.name), None, 1), f"read {file.name}")
+        line = buffer.editor.place[0] if file.section else 1
+        self._work(lambda: self.Opened(self._port().open(file.root, file.name, line), None, 1), f"read {file.name}")
 
     def _take_disk(self, buffer: Buffer, file: OpenFile) -> None:
         """Take over a changed file at the same line; unsaved text is never replaced unasked."""
         if file.text == buffer.file.text:
             buffer.file = file
+            buffer.editor.line_number_start = file.first_line
         elif not buffer.is_modified:
-            place = buffer.editor.cursor_location
+            place = buffer.editor.place
             buffer.file = file
-            buffer.editor.load_text(file.text)
-            buffer.editor.go_to(place[0] + 1, place[1] + 1)
+            buffer.editor.show_section(file.text, file.first_line)
+            buffer.editor.go_to(*place)
             self._show_title()
         elif not isinstance(self.app.screen, ChoiceDialog):
             self._ask_conflict(buffer, f"{file.name} was changed by another program while you edit it.")
@@ -256,11 +349,18 @@ class FileEditors(ContentSwitcher):
             if answer == "v":
                 self._work(lambda: self._save_all(unsaved, leave), "save all")
             elif answer == "d":
-                leave()
+                self._work(lambda: self._give_up(unsaved, leave), "discard")
 
         choices = (("s", "Stay"), ("v", "Save all"), ("d", "Discard"))
         self.app.push_screen(ChoiceDialog("unsaved text", f"Not saved: {names}", choices), answered)
         return False
+
+    def _give_up(self, buffers: list[Buffer], leave: Callable[[], None]) -> Message:
+        """Forget the drafts in a worker, then leave."""
+        for buffer in buffers:
+            self._port().drop_draft(buffer.file.path)
+        self.app.call_from_thread(leave)
+        return self.Edited()
 
     def _save_all(self, buffers: list[Buffer], leave: Callable[[], None]) -> Message:
         """Save in a worker; leave only if every file was written."""

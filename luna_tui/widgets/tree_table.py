@@ -10,11 +10,11 @@ from luna_tui.glyphs import Tone
 from luna_tui.widgets.table import Cell, Column, ListTable, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from textual.binding import BindingType
 
-    from luna_engine.wildcards import TreeNode
+    from luna_engine.wildcards import Severity, TreeNode
     from luna_tui import filtering
 
 _TONES = {"error": Tone.BAD, "warning": Tone.WARN, "hint": Tone.DIM}
@@ -33,17 +33,29 @@ class TreeTable(ListTable):
         columns = (
             Column("address", "ADDRESS", 14, flex=True),
             Column("items", "ITEMS", 6, align="right", drop=2),
-            Column("worst", "", 1, drop=1),
+            Column("worst", "", 2, drop=1),
         )
         super().__init__(columns, id=id, empty="reading the library …")
         self.nodes: tuple[TreeNode, ...] = ()
         self.modified: frozenset[str] = frozenset()
+        self.marks_of: Mapping[str, tuple[Severity, bool]] = {}
         self.unfolded: set[str] = set()
         self._by_key: dict[str, TreeNode] = {}
 
-    def set_nodes(self, nodes: tuple[TreeNode, ...], modified: frozenset[str]) -> None:
-        """Show a library; ``modified`` are the files with unsaved text."""
-        self.nodes, self.modified = nodes, modified
+    def set_nodes(
+        self,
+        nodes: tuple[TreeNode, ...],
+        modified: frozenset[str],
+        marks: Mapping[str, tuple[Severity, bool]],
+    ) -> None:
+        """Show a library.
+
+        Args:
+            nodes: its top level.
+            modified: the files with unsaved text.
+            marks: by node key the worst problem at or below it, and whether a cycle is among them.
+        """
+        self.nodes, self.modified, self.marks_of = nodes, modified, marks
         self._lay()
 
     def _lay(self) -> None:
@@ -54,22 +66,23 @@ class TreeTable(ListTable):
     def _visible(self, nodes: tuple[TreeNode, ...], level: int) -> Iterator[tuple[TreeNode, int]]:
         for node in nodes:
             yield node, level
-            if node.children and (self.filter or _key(node) in self.unfolded):
+            if node.children and (self.filter or node_key(node) in self.unfolded):
                 yield from self._visible(node.children, level + 1)
 
     def _row_of(self, node: TreeNode, level: int) -> Row:
-        key = _key(node)
+        key = node_key(node)
         self._by_key[key] = node
         fold = " " if not node.children else "▾" if key in self.unfolded or self.filter else "▸"
         if self._cursor_sign == ">":
             fold = {"▾": "-", "▸": "+"}.get(fold, fold)
         unsaved = " *" if node.kind == "file" and node.file in self.modified else ""
-        worst = node.worst.value if node.worst else None
+        severity, is_cycle = self.marks_of.get(key, (node.worst, False))
+        worst = severity.value if severity else None
         name = node.address if self.filter else f"{'  ' * level}{fold} {node.name}{unsaved}"
         cells = (
             Cell(name, Tone.DIM if node.is_note else _TONES.get(worst or "")),
             Cell(str(node.items), Tone.DIM),
-            Cell(_SIGNS.get(worst or "", ""), _TONES.get(worst or "")),
+            Cell(_SIGNS.get(worst or "", "") + ("↻" if is_cycle else ""), _TONES.get(worst or "")),
         )
         return Row(key, cells)
 
@@ -93,7 +106,7 @@ class TreeTable(ListTable):
         if node is None or row is None or not node.children:
             return
         if row.key in self.unfolded:
-            self.go_to(_key(node.children[0]))
+            self.go_to(node_key(node.children[0]))
         else:
             self.unfolded.add(row.key)
             self._lay()
@@ -112,5 +125,6 @@ class TreeTable(ListTable):
             self.go_to(parent)
 
 
-def _key(node: TreeNode) -> str:
+def node_key(node: TreeNode) -> str:
+    """Return what tells one node from another."""
     return f"{node.root}:{node.file or ''}:{node.address}"

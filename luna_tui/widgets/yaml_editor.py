@@ -14,7 +14,10 @@ from textual.widgets import TextArea
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from luna_engine.wildcards import Diagnostic
+    from textual import events
+
+    from luna_engine.wildcards import Completion, Diagnostic, TextFix
+    from luna_tui.widgets.completions import Completions
 
 _MOST_HIGHLIGHTED = 2_000
 _SIGNS = {"error": "E", "warning": "W", "hint": "·"}
@@ -34,7 +37,11 @@ _HOSTILE |= dict.fromkeys((*range(0x2066, 0x206A), 0xFEFF, *range(0xD800, 0xE000
 
 
 class YamlEditor(TextArea):
-    """A TextArea that colours wildcard syntax and underlines problems; foreign control characters become signs."""
+    """A TextArea that colours wildcard syntax and underlines problems; foreign control characters become signs.
+
+    Lines and columns given to it and told by it are those of the file, 1-based: the text may be a section that
+    begins at ``first_line``.
+    """
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         *(f"yaml--{name}" for name in _TOKENS.groupindex),
@@ -42,11 +49,26 @@ class YamlEditor(TextArea):
         "yaml--warning",
     }
 
-    def __init__(self, text: str, *, id: str, read_only: bool = False) -> None:  # noqa: A002 - Textual's word
+    def __init__(
+        self,
+        text: str,
+        *,
+        id: str,  # noqa: A002 - Textual's word
+        read_only: bool = False,
+        first_line: int = 1,
+        completions: Completions | None = None,
+    ) -> None:
         super().__init__(
-            text, id=id, show_line_numbers=True, soft_wrap=False, read_only=read_only, tab_behavior="focus"
+            text,
+            id=id,
+            show_line_numbers=True,
+            soft_wrap=False,
+            read_only=read_only,
+            tab_behavior="focus",
+            line_number_start=first_line,
         )
         self.indent_width = 2
+        self._completions = completions
         self._problems: dict[int, list[Diagnostic]] = {}
 
     def set_problems(self, problems: Iterable[Diagnostic]) -> None:
@@ -54,7 +76,7 @@ class YamlEditor(TextArea):
         by_line: dict[int, list[Diagnostic]] = {}
         for problem in problems:
             if problem.line is not None:
-                by_line.setdefault(problem.line - 1, []).append(problem)
+                by_line.setdefault(problem.line - self.line_number_start, []).append(problem)
         if by_line != self._problems:
             self._problems = by_line
             self.notify_style_update()  # a plain refresh() keeps the cached lines
@@ -82,10 +104,96 @@ class YamlEditor(TextArea):
             text.stylize(style, min(start, max(len(line) - 1, 0)), max(end, start + 1))
         return text
 
+    def show_section(self, text: str, first_line: int) -> None:
+        """Hold another text; what was undone before is forgotten."""
+        self.line_number_start = first_line
+        self.load_text(text)
+
+    def replace_all(self, text: str) -> None:
+        """Put another text in place of all, as one step that can be undone."""
+        place = self.cursor_location
+        self.replace(text, (0, 0), self.document.end)
+        row = min(place[0], self.document.line_count - 1)
+        self.move_cursor((row, min(place[1], len(self.document.get_line(row)))))
+
     def go_to(self, line: int, column: int = 1) -> None:
-        """Put the cursor on a 1-based place and bring it into view."""
-        row = min(max(line - 1, 0), self.document.line_count - 1)
+        """Put the cursor on a place of the file and bring it into view."""
+        row = min(max(line - self.line_number_start, 0), self.document.line_count - 1)
         self.move_cursor((row, min(max(column - 1, 0), len(self.document.get_line(row)))), center=True)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Line and column of the cursor in the file."""
+        row, column = self.cursor_location
+        return row + self.line_number_start, column + 1
+
+    @property
+    def current_line(self) -> str:
+        """The text of the line the cursor is in."""
+        return self.document.get_line(self.cursor_location[0])
+
+    def apply_fix(self, fix: TextFix) -> None:
+        """Mend a problem as one step that can be undone."""
+        row = fix.line - self.line_number_start
+        if 0 <= row < self.document.line_count:
+            self.replace(fix.text, (row, fix.column - 1), (row, fix.end_column - 1))
+
+    def accept(self, completion: Completion) -> None:
+        """Put a completion of the current line in; its offsets count from the line's start."""
+        row, _ = self.cursor_location
+        self.replace(completion.text, (row, completion.start), (row, completion.end))
+        self.move_cursor((row, completion.start + len(completion.text)))
+
+    def on_key(self, event: events.Key) -> None:
+        """Move in the list of completions while it is open; all other keys are the editor's."""
+        shown = self._completions
+        if shown is None or not shown.found:
+            return
+        if event.key in {"up", "down"}:
+            shown.move(1 if event.key == "down" else -1)
+        elif event.key == "tab" or (event.key == "enter" and shown.is_chosen):
+            if shown.current is not None:
+                self.accept(shown.current)
+            shown.show(())
+        elif event.key == "escape":
+            shown.show(())
+        else:
+            return
+        event.stop()
+        event.prevent_default()
+
+    def find(self, text: str, *, step: int = 1) -> bool:
+        """Select the next place of a text (case ignored unless it has capitals); tell whether there is one.
+
+        Args:
+            text: what to find, on one line.
+            step: 1 from behind the selection on, -1 backwards, 0 from where it begins.
+        """
+        is_exact = text != text.lower()
+        lines = self.document.lines if is_exact else [line.lower() for line in self.document.lines]
+        start = min(self.selection.start, self.selection.end)
+        places = [
+            (row, at)
+            for row, line in enumerate(lines)
+            for at in _occurrences(line, text)
+        ]  # fmt: skip
+        if not text or not places:
+            return False
+        if step < 0:
+            place = next((found for found in reversed(places) if found < start), places[-1])
+        else:
+            place = next((found for found in places if found > start or (not step and found == start)), places[0])
+        row, at = place
+        self.move_cursor((row, at), center=True)
+        self.move_cursor((row, at + len(text)), select=True)
+        return True
+
+
+def _occurrences(line: str, text: str) -> Iterable[int]:
+    at = line.find(text)
+    while at >= 0:
+        yield at
+        at = line.find(text, at + max(1, len(text)))
 
 
 class Marks(Widget):
