@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -63,6 +64,7 @@ class EditorPane(Pane):
         self._port = port
         self._back: list[Spot] = []
         self._pause: Timer | None = None
+        self._closed_before = 0
 
     def compose(self) -> ComposeResult:
         """Yield files, completions and the find bar."""
@@ -108,6 +110,7 @@ class EditorPane(Pane):
         if self.buffer is None:
             return
         self.drafts.note(self.buffer)
+        self._closed_before = self.completions.times_closed
         if self._pause is not None:
             self._pause.stop()
         self._pause = self.set_timer(_COMPLETE_PAUSE_S, self.ask_completions)
@@ -121,16 +124,20 @@ class EditorPane(Pane):
     def ask_completions(self) -> None:
         """Ask what can stand at the cursor, if something is open there."""
         buffer = self.buffer
-        if buffer is None or not buffer.editor.has_focus or buffer.editor.read_only:
+        if buffer is None or not buffer.editor.has_focus or self._closed_before != self.completions.times_closed:
             return
         line, column = buffer.editor.current_line, buffer.editor.cursor_location[1]
         if not _is_open(line[:column], buffer.file.path):
             self.completions.show(())
             return
         port, path = self._port(), buffer.file.path
+        name = line.rfind("__", 0, column) if line[:column].count("__") % 2 else 0  # a YAML list round it is no mark
 
         def work() -> None:
-            self.post_message(self.Completed(line, port.complete(line, column, path)))
+            found = port.complete(line[name:], column - name, path)
+            self.post_message(
+                self.Completed(line, tuple(replace(one, start=one.start + name, end=one.end + name) for one in found))
+            )
 
         self.run_worker(work, thread=True, group="complete", exclusive=True, name="complete")
 
@@ -138,7 +145,8 @@ class EditorPane(Pane):
         """Show them if the line is still that line."""
         message.stop()
         buffer = self.buffer
-        if buffer is not None and buffer.editor.has_focus and buffer.editor.current_line == message.line:
+        is_same = buffer is not None and buffer.editor.has_focus and buffer.editor.current_line == message.line
+        if is_same and self._closed_before == self.completions.times_closed:
             self.completions.show(message.found)
 
     def on_text_area_selection_changed(self) -> None:

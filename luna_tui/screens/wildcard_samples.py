@@ -187,9 +187,13 @@ class SamplesPane(Pane):
         """Show them."""
         message.stop()
         if self.shows_odds:
-            width = max(20, self.size.width - 4)
+            width = max(20, self.size.width - 2)
             rows = max(3, min(_MOST_ODDS, self.size.height // 2 - 3))
             self.query_one(Odds).show(message.title, message.sites, width, rows)
+
+    def on_resize(self) -> None:
+        """Show as many odds as there is room for now."""
+        self.ask_odds()
 
     def on_samples_moved(self, message: Samples.Moved) -> None:
         """Tell the odds of the choice under the cursor."""

@@ -26,6 +26,7 @@ class Completions(Widget):
         super().__init__()
         self.found: tuple[Completion, ...] = ()
         self.cursor = 0
+        self.times_closed = 0  # what was asked before the last closing must not open it again
         self.is_chosen = False  # only then enter takes it: it is also the end of a line
 
     def show(self, found: tuple[Completion, ...]) -> None:
@@ -34,6 +35,11 @@ class Completions(Widget):
         self.display = bool(found)
         self.styles.height = min(MOST_SHOWN, len(found))
         self.refresh()
+
+    def close(self) -> None:
+        """Hide the list until the next edit."""
+        self.times_closed += 1
+        self.show(())
 
     def move(self, step: int) -> None:
         """Move the cursor, round at the ends."""

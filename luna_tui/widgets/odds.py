@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from luna_engine.wildcards import SiteOdds
 
-BAR = 10
-_MOST_NAME = 24
+_BAR, _SHORT_BAR, _ROOMY = 10, 5, 44
+_MOST_NAME = 40
 
 
 class Odds(Static):
@@ -43,21 +43,23 @@ class Odds(Static):
 
 def _bars(site: SiteOdds, width: int, rows: int) -> list[Content]:
     shown = site.shares[:rows] if len(site.shares) <= rows and not site.rest else site.shares[: max(1, rows - 1)]
-    room = max(4, min(_MOST_NAME, width - BAR - 12, max((len(share.text) for share in shown), default=4)))
-    lines = [_bar(share.text or "(nothing)", float(share.probability), room) for share in shown]
+    bar = _BAR if width >= _ROOMY else _SHORT_BAR
+    longest = max((len(share.text) for share in shown), default=0)
+    room = max(4, min(_MOST_NAME, width - bar - 11, max(longest, len("all others"))))
+    lines = [_bar(share.text or "(nothing)", float(share.probability), room, bar) for share in shown]
     left = float(1 - sum(share.probability for share in shown))
     if len(site.shares) > len(shown) or site.rest:
         more = len(site.shares) - len(shown)
-        lines.append(_bar(f"{more} more" if more and not site.rest else "all others", left, room))
+        lines.append(_bar(f"{more} more" if more and not site.rest else "all others", left, room, bar))
     if not site.is_exact:
         lines.append(Content.styled("not exact: it depends on earlier draws", "$text-warning"))
     return lines
 
 
-def _bar(name: str, share: float, room: int) -> Content:
-    filled = round(share * BAR)
+def _bar(name: str, share: float, room: int, bar: int) -> Content:
+    filled = round(share * bar)
     return Content.assemble(
         (fit(clean(name), room) + " ", "$foreground"),
-        ("▕" + "█" * filled + " " * (BAR - filled) + "▏", "$text-accent"),
+        ("▕" + "█" * filled + " " * (bar - filled) + "▏", "$text-accent"),
         (f" {share * 100:5.1f} %", "$text-muted"),
     )

@@ -154,9 +154,9 @@ class YamlEditor(TextArea):
         elif event.key == "tab" or (event.key == "enter" and shown.is_chosen):
             if shown.current is not None:
                 self.accept(shown.current)
-            shown.show(())
+            shown.close()
         elif event.key == "escape":
-            shown.show(())
+            shown.close()
         else:
             return
         event.stop()
