@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import queue
-import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,25 +13,15 @@ import click
 from luna_engine.errors import LunaError
 from luna_engine.wildcards import Diagnostic, RuleOptions, Severity
 from luna_tui import frame
-from luna_tui.commands import wildcards_edit
-from luna_tui.commands.wildcards_group import group, library_of, profile_option, roots_option, template_of
+from luna_tui.commands import wildcards_edit, wildcards_look
+from luna_tui.commands.wildcards_group import group, library_of, profile_option, roots_option, seed_value, template_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from luna_engine.wildcards import Batch, Change, Expansion, TreeNode, WildcardLibrary
 
-__all__ = ["group", "wildcards_edit"]  # importing wildcards_edit registers its verbs
-
-
-def _seed(context: click.Context, parameter: click.Parameter, value: str) -> int:
-    del context, parameter
-    if value == "random":
-        return secrets.randbits(53)
-    digits = value.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 4000:
-        raise click.BadParameter(f"{value[:40]!r} is neither an integer nor 'random'")
-    return int(value)
+__all__ = ["group", "wildcards_edit", "wildcards_look"]  # importing the two registers their verbs
 
 
 def _variables(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -59,7 +48,7 @@ def _print_json(data: Any) -> None:
 
 @frame.verb(group, "expand")
 @click.argument("template")
-@click.option("--seed", default="0", show_default=True, callback=_seed, metavar="N|random", help="Any integer.")
+@click.option("--seed", default="0", show_default=True, callback=seed_value, metavar="N|random", help="Any integer.")
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1, 100_000), help="How many texts.")
 @click.option("--unique", is_flag=True, help="Only distinct texts; exit 1 if there are not enough.")
 @click.option(
@@ -211,7 +200,7 @@ def lint(paths: tuple[Path, ...], style: str, fail_on: str, templates: tuple[str
 
 @frame.verb(group, "watch")
 @click.argument("template")
-@click.option("--seed", default="0", show_default=True, callback=_seed, metavar="N|random", help="Any integer.")
+@click.option("--seed", default="0", show_default=True, callback=seed_value, metavar="N|random", help="Any integer.")
 @click.option("--count", default=5, show_default=True, type=click.IntRange(1, 1000), help="How many samples.")
 @click.option("--changes", type=click.IntRange(1), help="Stop after so many changes; default: until Ctrl-C.")
 @roots_option

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,3 +84,14 @@ def template_of(text: str) -> str:
         raise InputFileError(
             "encoding", f"the template {source} is not UTF-8 (byte {error.start})", "save it as UTF-8", file=source
         ) from error
+
+
+def seed_value(context: click.Context, parameter: click.Parameter, value: str) -> int:
+    """Read ``--seed``: an integer of any size, or ``random``."""
+    del context, parameter
+    if value == "random":
+        return secrets.randbits(53)
+    digits = value.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 4000:
+        raise click.BadParameter(f"{value[:40]!r} is neither an integer nor 'random'")
+    return int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from textual.message import Message
@@ -187,10 +188,16 @@ class WildcardActions(ListScreen):
     def do_wildcards_odds(self) -> None:
         """Show how likely each text is."""
         self.samples.turn_odds()
+        self._remember("odds", self.samples.template)
 
     def do_wildcards_steps(self) -> None:
         """Walk the sample under the cursor."""
         self.samples.ask_steps()
+        self._remember("steps", self.samples.template)
+
+    def _remember(self, verb: str, target: str) -> None:
+        """Keep the same thing as a command line, for `@`."""
+        self.luna.remember(f"luna wildcards {verb} {shlex.quote(target)}")
 
     def on_samples_pane_stepped(self, message: SamplesPane.Stepped) -> None:
         """Show the steps."""
@@ -267,6 +274,7 @@ class WildcardActions(ListScreen):
         if node is None:
             return
         address = node.address
+        self._remember("uses", address)
 
         def work() -> None:
             try:

@@ -173,3 +173,43 @@ def test_rules_are_a_switch_and_what_was_relaxed_is_said(
     (record,) = json.loads(luna_run("expand", "{sea} {boat:raft}", "--root", tmp_path, "--rules", "--json")[1])
     assert record["links"] == {"loras": [], "embeddings": [], "trigger_words": []}
     assert luna_run(*call, "--rules", "--mode", "cycle")[0] == 2
+
+
+def test_odds_of_a_template_and_of_an_address(luna_run: Callable[..., tuple[int, str, str]], folder: Path) -> None:
+    code, out, _ = luna_run("odds", "a {3::oak|elm} {1-4}", "--root", folder, "--top", 2, "--json")
+    sites = json.loads(out)["sites"]
+    assert code == 0
+    assert [(share["text"], share["probability"]) for share in sites[0]["shares"]] == [("oak", 0.75), ("elm", 0.25)]
+    assert sites[1]["rest"] == 0.5
+    code, out, _ = luna_run("odds", "harbor:boats.small", "--root", folder)
+    assert out.splitlines() == ["{harbor:boats.small}", "  skiff    50.000 %", "  dinghy   50.000 %"]
+
+
+def test_uses_of_an_address_in_files_and_prompts(
+    luna_run: Callable[..., tuple[int, str, str]], folder: Path, tmp_path: Path
+) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("x {harbor:boats}", "utf-8")
+    code, out, _ = luna_run("uses", "harbor:boats.small", "--root", folder, "--templates", prompt)
+    assert code == 0
+    assert out.splitlines() == [
+        f"{prompt}:1:3: {{harbor:boats}}  (holds it: coast/harbor:boats)",
+        "coast/harbor.yaml:2:11: [boats.small]",
+    ]
+    code, _, err = luna_run("uses", "nothing", "--root", folder)
+    assert code == 1
+    assert "unknown-ref" in err
+
+
+def test_steps_begin_with_the_template_and_end_with_the_text(
+    luna_run: Callable[..., tuple[int, str, str]], folder: Path
+) -> None:
+    template = "{oak|elm} __mood__"
+    code, out, _ = luna_run("steps", template, "--seed", 5, "--root", folder, "--json")
+    record = json.loads(out)
+    assert code == 0
+    assert record["steps"][0]["text"] == template
+    assert record["steps"][-1]["text"] == luna_run("expand", template, "--seed", 5, "--root", folder)[1].strip()
+    assert len(record["steps"]) == 3
+    lines = luna_run("steps", template, "--seed", 5, "--root", folder)[1].splitlines()
+    assert len(lines) == 5
