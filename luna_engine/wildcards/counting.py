@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain
+from luna_engine.wildcards.picks import lone_part
 from luna_engine.wildcards.references import pool_of_reference, read_braces, read_bracket, read_name
 from luna_engine.wildcards.syntax import (
     Binding,
@@ -239,18 +240,14 @@ class Counter:
         return ordered_selections(counts, min(low, high), max(low, high))
 
     def _lent(self, node: Multi, scope: _Scope) -> list[int] | None:
-        if len(node.options) != 1 or node.options[0].quantity != 1:
+        part = lone_part(node)
+        if part is None:
             return None
-        parts = [
-            part for part in node.options[0].prompt.nodes if not (isinstance(part, Text) and not part.value.strip())
-        ]
-        if len(parts) != 1:
-            return None
-        if isinstance(parts[0], Variable):
+        if isinstance(part, Variable):
             raise NeedsWalkError
-        if isinstance(parts[0], Wildcard) and parts[0].arguments:
+        if isinstance(part, Wildcard) and part.arguments:
             return None
-        pool = pool_of_reference(parts[0], scope.parsed, self.snapshot, scope.document)
+        pool = pool_of_reference(part, scope.parsed, self.snapshot, scope.document)
         return self._distinct(pool) if pool is not None else None
 
     def _distinct(self, pool: Pool) -> list[int]:

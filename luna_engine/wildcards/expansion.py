@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from luna_engine.wildcards.linking import LinkKey
@@ -101,27 +101,78 @@ _EMBEDDING = re.compile(r"(?<![\w])embedding:([\w\-./\\]*\w)(?::([0-9]+(?:\.[0-9
 _STRENGTH = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 
 
-@dataclass(frozen=True, slots=True)
 class Expansion:
-    """A finished text. ``parts`` holds the text of every part, ``""`` being the main one.
+    """A finished text, not to be changed. ``parts`` holds the text of every part, ``""`` being the main one.
 
-    ``links`` are the LoRAs and embeddings that rules call for, None where no rules were asked for.
+    No frozen dataclass: setting its fields would take a tenth of the time of a whole expansion. ``choices`` may be
+    given as a function that tells them; it is called when somebody looks. ``links`` are the LoRAs and embeddings
+    that rules call for, None where no rules were asked for.
     """
 
-    text: str
-    parts: Mapping[str, str]
-    seed: int
-    index: int
-    choices: tuple[Choice, ...]
-    diagnostics: tuple[Diagnostic, ...]
-    variables: Mapping[str, str] = field(default_factory=dict)
-    make_fingerprint: Callable[[], str] | None = field(default=None, repr=False, compare=False)
-    links: Links | None = None
+    __slots__ = (
+        "_choices",
+        "diagnostics",
+        "index",
+        "links",
+        "make_fingerprint",
+        "parts",
+        "seed",
+        "text",
+        "variables",
+    )
+
+    def __init__(
+        self,
+        text: str,
+        parts: Mapping[str, str],
+        seed: int,
+        index: int,
+        choices: tuple[Choice, ...] | Callable[[], tuple[Choice, ...]],
+        diagnostics: tuple[Diagnostic, ...],
+        variables: Mapping[str, str],
+        make_fingerprint: Callable[[], str],
+        links: Links | None = None,
+    ) -> None:
+        self.text = text
+        self.parts = parts
+        self.seed = seed
+        self.index = index
+        self._choices = choices
+        self.diagnostics = diagnostics
+        self.variables = variables
+        self.make_fingerprint = make_fingerprint
+        self.links = links
+
+    def __repr__(self) -> str:
+        return f"Expansion({self.text!r}, seed={self.seed}, index={self.index}, {len(self.choices)} choices)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Expansion):
+            return NotImplemented
+        mine = (self.seed, self.index, self.parts, self.diagnostics, self.variables, self.links, self.choices)
+        return mine == (
+            other.seed,
+            other.index,
+            other.parts,
+            other.diagnostics,
+            other.variables,
+            other.links,
+            other.choices,
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # it holds dicts, as before
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Every draw in reading order, a parent before what it holds."""
+        if not isinstance(self._choices, tuple):
+            self._choices = self._choices()
+        return self._choices
 
     @property
     def fingerprint(self) -> str:
         """Digest of template, seed, options and every file reachable from the template."""
-        return self.make_fingerprint() if self.make_fingerprint else ""
+        return self.make_fingerprint()
 
     @property
     def loras(self) -> tuple[LoraTag, ...]:

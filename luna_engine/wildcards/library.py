@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from luna_engine.wildcards.rules.links import Links
 from luna_engine.wildcards.rules.staging import draw_ruled
 from luna_engine.wildcards.steps import Step, steps
 from luna_engine.wildcards.syntax import Profile
+from luna_engine.wildcards.traces import choices_of
 from luna_engine.wildcards.tree import TreeNode, make_tree
 from luna_engine.wildcards.uses import Use, where_used
 from luna_engine.wildcards.watching import Change, Watch
@@ -197,10 +199,25 @@ class WildcardLibrary:
         if rules is not None and chooser is not None:
             raise LunaError("value-range", "rules draw by weight; they cannot walk or cycle", "use mode random")
         snapshot = snapshot or self.snapshot
-        profile = Profile(profile)
-        options = DrawOptions(missing, pins or {}, reroll or {}, draws=most_draws)
         index = seed if index is None else index
-        parsed = {name: snapshot.template(text, profile) for name, text in parts.items()}
+
+        def fingerprint() -> str:
+            fixed = tuple(sorted(parts.items()))
+            digests = [snapshot.fingerprint(text, Profile(profile), rules=rules is not None) for _, text in fixed]
+            given = (missing, variables or {}, pins or {}, reroll or {}, *((rules,) if rules else ()))
+            return batches.digest(fixed, digests, seed, index, *given)
+
+        has_rules = rules is not None and snapshot.rules is not None
+        if chooser is None and not pins and not reroll and most_draws == MOST_DRAWS and not has_rules:
+            quick = snapshot.compiler.expand(parts, seed, profile)
+            if quick is not None:
+                texts, traces = quick
+                values = dict(variables) if variables else {}
+                links = None if rules is None else Links()
+                choices = partial(choices_of, traces)
+                return Expansion(texts.get("", ""), texts, seed, index, choices, (), values, fingerprint, links)
+        options = DrawOptions(missing, pins or {}, reroll or {}, draws=most_draws)
+        parsed = {name: snapshot.template(text, Profile(profile)) for name, text in parts.items()}
 
         def draw_once(odometer: Odometer, options: DrawOptions, plan: Plan | None) -> tuple[Run, dict[str, str]]:
             made = Run(snapshot, seed, index, chooser or SeededChooser(), options, variables or {}, odometer, plan)
@@ -216,23 +233,10 @@ class WildcardLibrary:
         diagnostics = dict.fromkeys([*run.reports.all(), *snapshot.problems_of(iter(run.touched))])
         if run.plan is not None:
             diagnostics.update(dict.fromkeys(run.plan.relaxations()))
-        fixed = tuple(sorted(parts.items()))
-
-        def fingerprint() -> str:
-            digests = [snapshot.fingerprint(text, profile, rules=rules is not None) for _, text in fixed]
-            given = (missing, variables or {}, pins or {}, reroll or {}, *((rules,) if rules else ()))
-            return batches.digest(fixed, digests, seed, index, *given)
-
+        values = {name: value.text for name, value in run.variables.items() if value.text is not None}
+        links = None if rules is None else Links() if run.plan is None else run.plan.links
         result = Expansion(
-            texts.get("", ""),
-            texts,
-            seed,
-            index,
-            run.choices(),
-            tuple(diagnostics),
-            {name: value.text for name, value in run.variables.items() if value.text is not None},
-            fingerprint,
-            None if rules is None else Links() if run.plan is None else run.plan.links,
+            texts.get("", ""), texts, seed, index, run.choices(), tuple(diagnostics), values, fingerprint, links
         )
         _raise_if_asked(result, strict=strict, missing=missing)
         return result

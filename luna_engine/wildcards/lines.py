@@ -16,7 +16,7 @@ from luna_engine.wildcards.weights import read_weight
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from luna_engine.wildcards.model import ItemList
+    from luna_engine.wildcards.model import Document, ItemList
 
 _ONE = Weight()
 _SPECIAL = re.compile(rb"[\\{<\[$%]|__")  # the signs of parser.is_plain, all of them ASCII
@@ -43,6 +43,11 @@ class Lines(Sequence[Item]):
         if self._has_weights:
             self._read_weights()
 
+    @property
+    def document(self) -> Document:
+        """The file the lines stand in."""
+        return self._owner.document
+
     def __len__(self) -> int:
         return len(self._starts)
 
@@ -62,6 +67,13 @@ class Lines(Sequence[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         return (self[index] for index in range(len(self)))
+
+    def text(self, index: int) -> str:
+        """Return the text of an item without making the item: a quick draw needs no more."""
+        start = self._starts[index]
+        end = self._data.find(b"\n", start)
+        text = self._data[start : end if end >= 0 else None].decode("utf-8").strip()
+        return text[read_weight(text)[1] :] if self._has_weights else text
 
     def constructs(self) -> Iterator[Item]:
         """Yield the items that may hold a construct; the file is searched once, other items are not made."""

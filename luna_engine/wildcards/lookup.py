@@ -29,6 +29,8 @@ _JOINERS = str.maketrans("\\.:", "///")
 
 def joined(name: str) -> str:
     """Return a name as the index compares it: NFC, every separator a slash."""
+    if name.isascii():
+        return name.translate(_JOINERS)
     return unicodedata.normalize("NFC", name).translate(_JOINERS)
 
 
@@ -91,7 +93,9 @@ class _Names:
         )
 
     def find(self, name: str, *, files_only: bool = False) -> Found | None:
-        fitting = self._known.get(name.casefold(), [])
+        fitting = self._known.get(name.casefold())
+        if fitting is None:
+            return None
         if files_only:
             fitting = [known for known in fitting if known.target.is_file or known.target.folder is not None]
         exact = [known for known in fitting if known.spelling == name]
@@ -111,10 +115,10 @@ class _Names:
 
 
 def _choose(fitting: list[_Known]) -> Found | None:
-    if not fitting:
-        return None
     if len(fitting) == 1:
         return Found(fitting[0].target)
+    if not fitting:
+        return None
     ordered = sorted(fitting, key=_Known.order)
     addresses = dict.fromkeys(_shown(known.target) for known in ordered)
     return Found(ordered[0].target, tuple(addresses) if len(addresses) > 1 else ())
@@ -229,6 +233,9 @@ class AddressIndex:
         self._short = _Names()
         self._files = _Names()
         self._tails: _Names | None = None
+        self._folders = folders
+        self._starts: dict[str, frozenset[str]] | None = None
+        self._prefixes: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {}
         self._by_tail: list[_Known] = []
         for folder in dict.fromkeys(folders):
             known = _Known(joined(folder), Target(folder, folder=folder), folder.count("/") + 1)
@@ -303,8 +310,10 @@ class AddressIndex:
     def _at(self, spelling: str, document: Document | None) -> Found | None:
         """Find a full address, in the asking text's own root where the visible files do not have it."""
         found = self._full.find(spelling)
-        own = self._own_hidden(document) if found is None else None
-        return found if own is None else own.full(spelling)
+        if found is not None or not self._hidden:
+            return found
+        own = self._own_hidden(document)
+        return None if own is None else own.full(spelling)
 
     def full(self, spelling: str) -> Found | None:
         """Find a full address among the files of this index alone."""
@@ -323,11 +332,30 @@ class AddressIndex:
             place = path_index(document).place(name) if document.kind is not Kind.TXT else None
             if place is not None:
                 return Found(Target(document.address_of(place.keys), document, place))
-            for folder in _folders_up(document.folder):
-                found = self._at(f"{joined(folder)}/{name}", document)
+            first = name.partition("/")[0].casefold()
+            for above, starts in self._above(document.folder):
+                found = self._at(above + name, document) if first in starts or self._hidden else None
                 if found is not None:
                     return found
         return self._at(name, document) or self._short.find(name) or self.tails.find(name)
+
+    def _above(self, folder: str) -> tuple[tuple[str, frozenset[str]], ...]:
+        """Return what addresses in a folder and in each folder above it begin with, and the first parts behind that."""
+        found = self._prefixes.get(folder)
+        if found is None:
+            prefixes = [f"{joined(name)}/" for name in _folders_up(folder)]
+            found = self._prefixes[folder] = tuple((prefix, self._first_parts(prefix)) for prefix in prefixes)
+        return found
+
+    def _first_parts(self, prefix: str) -> frozenset[str]:
+        if self._starts is None:
+            starts: defaultdict[str, set[str]] = defaultdict(set)
+            for address in (*(document.address for document in self.documents), *self._folders):
+                parts = joined(address).casefold().split("/")
+                for at in range(1, len(parts)):
+                    starts["/".join(parts[:at]) + "/"].add(parts[at])
+            self._starts = {above: frozenset(found) for above, found in starts.items()}
+        return self._starts.get(prefix.casefold(), frozenset())
 
     def _resolve_suffixed(self, name: str, document: Document | None) -> Found | None:
         """Find a file named with its suffix, ``__mood.txt__``."""

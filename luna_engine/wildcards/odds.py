@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
+from luna_engine.wildcards.picks import lone_part
 from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.references import item_of_reference, pool_of_reference, read_braces
 from luna_engine.wildcards.syntax import (
@@ -282,12 +283,10 @@ class _Teller:
 
     def candidates(self, node: Multi, scope: _Scope) -> list[tuple[int, _Outcomes]]:
         """Return what a multi-pick chooses from, nothing if that is too much to tell."""
-        if len(node.options) == 1 and node.options[0].quantity == 1:
-            parts = [
-                part for part in node.options[0].prompt.nodes if not (isinstance(part, Text) and not part.value.strip())
-            ]
-            lends = len(parts) == 1 and not (isinstance(parts[0], Wildcard) and parts[0].arguments)
-            pool = self.pool(parts[0], scope) if lends else None
+        part = lone_part(node)
+        if part is not None:
+            lends = not (isinstance(part, Wildcard) and part.arguments)
+            pool = self.pool(part, scope) if lends else None
             if pool is not None:
                 pool = pool.without(scope.active)
                 if len(pool.items) > self.keep * 10:

@@ -100,7 +100,7 @@ def multi(run: Run, node: Multi, frame: Frame) -> None:
     site = run.site(node, frame)
     lent = _lent_pool(run, node, frame)
     if lent is not None:
-        candidates = _distinct(lent, run)
+        candidates = distinct(lent.without(run.active))
         if not candidates.entries:
             run.report_empty(lent, node, frame, "the list of this multi-pick")
             return
@@ -243,8 +243,8 @@ def _print_picks(
                     draft.start = draft.end = length
 
 
-def _lent_pool(run: Run, node: Multi, frame: Frame) -> Pool | None:
-    """Return the pool of a lone option that is nothing but one drawing construct, blanks aside."""
+def lone_part(node: Multi) -> Node | None:
+    """Return the one construct of a lone option that is nothing else, blanks aside."""
     if len(node.options) != 1 or node.options[0].quantity != 1:
         return None
     parts = [
@@ -252,7 +252,13 @@ def _lent_pool(run: Run, node: Multi, frame: Frame) -> Pool | None:
         for part in node.options[0].prompt.nodes
         if not (isinstance(part, Text) and not part.value.strip(" \t\r\n"))
     ]
-    return pool_of_node(run, parts[0], frame) if len(parts) == 1 else None
+    return parts[0] if len(parts) == 1 else None
+
+
+def _lent_pool(run: Run, node: Multi, frame: Frame) -> Pool | None:
+    """Return the pool of a lone option that is nothing but one drawing construct."""
+    part = lone_part(node)
+    return pool_of_node(run, part, frame) if part is not None else None
 
 
 def pool_of_node(run: Run, node: Node, frame: Frame) -> Pool | None:
@@ -271,9 +277,8 @@ def pool_of_node(run: Run, node: Node, frame: Frame) -> Pool | None:
     return pool
 
 
-def _distinct(pool: Pool, run: Run) -> Candidates:
+def distinct(pool: Pool) -> Candidates:
     """Return the items of a pool distinct by text, weights of equal ones added."""
-    pool = pool.without(run.active)
     places: dict[str, int] = {}
     entries: list[Option | Item] = []
     weights: list[int] = []

@@ -52,7 +52,7 @@ class Meaning:
 
 def leaves_library(name: str) -> bool:
     """Tell whether a name tries to be a path outside: ``..`` segments, an absolute start, a drive letter."""
-    return bool(_ESCAPE_START.match(name)) or ".." in re.split(r"[/\\:]", name)
+    return bool(_ESCAPE_START.match(name)) or (".." in name and ".." in re.split(r"[/\\:]", name))
 
 
 def read_braces(node: Braces, parsed: Parsed, snapshot: Snapshot, document: Document | None) -> Meaning:

@@ -7,6 +7,7 @@ import unicodedata
 from collections import deque
 from typing import TYPE_CHECKING
 
+from luna_engine.wildcards.compiled import Compiler
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
 from luna_engine.wildcards.globs import match_parts
 from luna_engine.wildcards.lines import Lines
@@ -47,6 +48,7 @@ class Snapshot:
         self._globs: dict[str, Pool | None] = {}
         self._digests: dict[tuple[str, Profile, bool], str] = {}
         self._rules: tuple[RuleSet | None] | None = None
+        self.compiler = Compiler(self)
         self.names: dict[tuple[str, int], tuple[Target | None, tuple[Trouble, ...]]] = {}
         self.counts: dict[int, tuple[int, frozenset[str]]] = {}
 

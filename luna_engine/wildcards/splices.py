@@ -439,7 +439,8 @@ class FileText:
             documents = read_yaml(f"- [{written}, x]" if flow else f"- {written}", "").documents
         except RefusedFile:
             return False
-        entry = documents[0].entries[0] if documents and isinstance(documents[0], Sequence) else None
+        outer = documents[0] if documents else None
+        entry = outer.entries[0] if isinstance(outer, Sequence) and outer.entries else None
         if flow and isinstance(entry, Sequence):
             entry = entry.entries[0] if len(entry.entries) == 2 else None
         return isinstance(entry, Scalar) and entry.value == text and not entry.is_absent
