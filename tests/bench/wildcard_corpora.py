@@ -10,10 +10,45 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WORDS = (
-    "amber barge cedar dune ember fern gale heath iris jade kelp loam moss night opal pine quartz reed slate tide "
-    "umber vale willow yarrow birch clay dusk echo flint grove harbor ivory juniper lantern meadow nettle orchard"
-).split()
+WORDS = [
+    "amber",
+    "barge",
+    "cedar",
+    "dune",
+    "ember",
+    "fern",
+    "gale",
+    "heath",
+    "iris",
+    "jade",
+    "kelp",
+    "loam",
+    "moss",
+    "night",
+    "opal",
+    "pine",
+    "quartz",
+    "reed",
+    "slate",
+    "tide",
+    "umber",
+    "vale",
+    "willow",
+    "yarrow",
+    "birch",
+    "clay",
+    "dusk",
+    "echo",
+    "flint",
+    "grove",
+    "harbor",
+    "ivory",
+    "juniper",
+    "lantern",
+    "meadow",
+    "nettle",
+    "orchard",
+]
 OTHER_SCRIPTS = ("夜明けの港", "старый маяк", "λιμάνι", "ميناء قديم", "항구의 밤")
 SEPARATE = "a view of __{top}__, __{mid}__, {{2$$ and $$a gate|a lamp|a bell}}, {{3::soft|hard}} light"
 

@@ -70,7 +70,7 @@ ENGINES = {"luna": luna, "dynamicprompts": dynamicprompts, "impact": impact}
 def warm_imports(engine: str) -> None:
     """Import what an engine needs, so that its load time is that of the corpus alone."""
     if engine == "luna":
-        import luna_engine.wildcards.library
+        pass
     elif engine == "impact":
         impact_module()
     else:
