@@ -23,8 +23,12 @@ from luna_daemon.protocol import (
     Encoded,
     EncodeText,
     EncodeTokens,
+    Free,
+    Freed,
     Image,
     Latent,
+    Lease,
+    Leased,
     ListModels,
     Loaded,
     LoadModel,
@@ -221,6 +225,19 @@ class DaemonClient(KeptConnection):
     ) -> Unloaded:
         """Give the memory of one set, or of all, back."""
         return cast("Unloaded", self.call("unload_model", UnloadModel(set, all, force)).body)
+
+    def free(self, what: str = "all", nbytes: int | None = None) -> Freed:
+        """Have memory given back: ``results``, ``merged``, ``loras``, ``idle_models`` or ``all``."""
+        return cast("Freed", self.call("free", Free(what, nbytes)).body)
+
+    def lease(
+        self,
+        set: str,  # noqa: A002 - the field's name on the wire
+        *,
+        release: bool = False,
+    ) -> Leased:
+        """Hold a set for this connection, or give it back."""
+        return cast("Leased", self.call("lease", Lease(set, release)).body)
 
     def encode_tokens(
         self,

@@ -6,11 +6,14 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luna_engine.errors import DaemonError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from luna_daemon.frames import WireTensor
+    from luna_daemon.runtime.leases import Leases
     from luna_daemon.status_messages import EngineSnapshot
     from luna_engine.settings import ModelSet
 
@@ -55,6 +58,14 @@ class EngineOptions:
     exact: bool = False
 
 
+class SetOnDiskError(DaemonError):
+    """A set had to leave memory and must be read again before it computes: `ModelEngine.bring` does that."""
+
+    def __init__(self, set_id: str) -> None:
+        super().__init__("daemon-loading", f"set {set_id} is being read from disk", retry_after_ms=1000)
+        self.set_id = set_id
+
+
 class Encoding(Protocol):
     """An encode request that was looked at: valid, tokenised, what is in memory already found.
 
@@ -85,6 +96,7 @@ class ModelEngine(Protocol):
     check files there and hand the rest to the device's thread by the `OnDevice` of `start`. `snapshot`, `group`,
     `recall` and the commands of the lane *now* may be called on any thread.
 
+    Whatever needs a set that had to leave memory raises SetOnDiskError; `bring` reads it on the loader's thread.
     A command takes the decoded body, the segments by name and a check that raises on cancel or deadline, and returns
     the reply's body and segments. Failures are DaemonError with the codes of the protocol table.
     """
@@ -108,6 +120,14 @@ class ModelEngine(Protocol):
     def encode(self, batch: Sequence[Encoding], check: Check) -> Ran:
         """Encode prepared requests of one key together."""
         ...
+
+    def bring(self, set_id: str, check: Check) -> None:
+        """Read a set from disk, on the loader's thread."""
+        ...
+
+    @property
+    def leases(self) -> Leases:
+        """Who needs which set."""
 
     def recall(self, body: Any, segments: Mapping[str, WireTensor]) -> Answer | None:
         """Answer a request of the device lane from memory, on any thread and at once; None if it must be run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from luna_daemon.model_messages import Loaded, UnloadModel
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -35,9 +36,19 @@ class EngineLane:
         """Call the engine's method of the command's name."""
         method: Callable[..., Answer] = getattr(self._engine, job.command.name)
         job.check()
+        if isinstance(job.body, UnloadModel):
+            self._give_back(job, job.body.set)
         answer = self._watched(lambda: method(job.body, job.tensors, check))
+        if isinstance(answer[0], Loaded):
+            self._engine.leases.take(job.client, answer[0].set)
         self._on_done(job.command.name, answer[0])
         return answer
+
+    def _give_back(self, job: Job, name: str | None) -> None:
+        """End the leases of who unloads a set, by its id or family, or all: it does not need them any more."""
+        for row in self._engine.snapshot().sets:
+            if name in {None, row.set, row.family}:
+                self._engine.leases.give_back(job.client, row.set)
 
     def prepare(self, job: Job) -> Encoding:
         """Have the engine look at a request."""

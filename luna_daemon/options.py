@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "native", "comfy")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+_BYTES = re.compile(r"(\d{1,15})(KiB|MiB|GiB)?")
+_UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _DEVICE = re.compile(r"cpu|cuda(:\d{1,3})?|GPU-[0-9a-fA-F-]{8,64}")
 
 
@@ -41,6 +43,8 @@ class DaemonOptions:
     clip_precision: str | None
     vae_precision: str | None
     preload: tuple[str, ...]
+    vram_budget_bytes: int | None
+    ram_budget_bytes: int | None
     threads: int | None
     start_log: Path | None
     metrics_port: int | None = None
@@ -70,6 +74,8 @@ def parser() -> argparse.ArgumentParser:
     add("--clip-precision", choices=PRECISIONS, help="of text encoders")
     add("--vae-precision", choices=PRECISIONS, help="of VAEs")
     add("--preload", default="", metavar="SET,...", help="sets of the settings to load before being ready")
+    add("--vram-budget", metavar="BYTES", help="what models may hold on a card, such as 6GiB (default: what is free)")
+    add("--ram-budget", metavar="BYTES", help="what models may hold in RAM (default: what is free)")
     add("--threads", type=int, help="CPU threads (default: physical cores)")
     add("--metrics-port", type=int, help="HTTP port on loopback for Prometheus (default: off; 0: the system chooses)")
     add("--name", help="name of this daemon (default: the service type)")
@@ -107,6 +113,8 @@ def parse(arguments: Sequence[str], settings: Settings) -> DaemonOptions:
         clip_precision=given.clip_precision,
         vae_precision=given.vae_precision,
         preload=tuple(part.strip() for part in given.preload.split(",") if part.strip()),
+        vram_budget_bytes=_budget("--vram-budget", given.vram_budget),
+        ram_budget_bytes=_budget("--ram-budget", given.ram_budget),
         threads=given.threads,
         start_log=given.start_log,
         metrics_port=None if given.metrics_port is None else _checked("--metrics-port", given.metrics_port),
@@ -123,6 +131,16 @@ def _checked(option: str, port: int) -> int:
     if port != 0 and not 1024 <= port <= 65535:
         raise DaemonError("settings-invalid", f"{option} {port}: expected 1024 to 65535")
     return port
+
+
+def _budget(option: str, given: str | None) -> int | None:
+    """Read a number of bytes, plain or with KiB, MiB or GiB behind it."""
+    if given is None:
+        return None
+    found = _BYTES.fullmatch(given)
+    if found is None or int(found[1]) == 0:
+        raise DaemonError("settings-invalid", f"{option} {given}: expected bytes, such as 6442450944 or 6GiB")
+    return int(found[1]) * _UNITS[found[2] or ""]
 
 
 def _comfyui() -> Path | None:
@@ -142,6 +160,8 @@ def engine_options(options: DaemonOptions, settings: Settings) -> EngineOptions:
         vae_precision=options.vae_precision,
         preload=options.preload,
         sets=settings.daemon.sets,
+        vram_budget_bytes=options.vram_budget_bytes,
+        ram_budget_bytes=options.ram_budget_bytes,
         threads=options.threads,
     )
 

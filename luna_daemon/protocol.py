@@ -42,6 +42,7 @@ from luna_daemon.lora_messages import (
     LoraStored,
     LoraValidate,
 )
+from luna_daemon.memory_messages import Free, Freed, Lease, Leased
 from luna_daemon.messages import (
     MAGIC,
     PROTOCOL,
@@ -144,11 +145,15 @@ __all__ = [
     "Expect",
     "Fields",
     "FileRow",
+    "Free",
+    "Freed",
     "Hello",
     "Image",
     "Lane",
     "LaneStatus",
     "Latent",
+    "Lease",
+    "Leased",
     "Limits",
     "ListModels",
     "LoadModel",
@@ -339,6 +344,8 @@ _ROWS = (
         "payload-too-large file-damaged out-of-memory",
         takes=(SegmentRule("bytes", ("u8",), (1,), optional=True),),
     ),
+    _row("free", Free, Freed, Lane.LOAD, "Give memory back: kept results, LoRAs, idle models."),
+    _row("lease", Lease, Leased, Lane.NOW, "Hold a set for this connection, or give it back."),
     _row("unload_model", UnloadModel, Unloaded, Lane.LOAD, "Give a set's memory back.", "model-in-use"),
     _row(
         "encode_tokens",

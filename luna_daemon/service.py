@@ -18,6 +18,7 @@ from luna_daemon import process_exits, transport
 from luna_daemon.fields import plain
 from luna_daemon.frames import Limits, WireTensor
 from luna_daemon.lanes import EngineLane
+from luna_daemon.memory_messages import Lease, Leased
 from luna_daemon.messages import (
     PROTOCOL,
     Cancel,
@@ -110,7 +111,7 @@ class DaemonService:
         self._ready = threading.Event()
         runs = EngineLane(engine, self._tell_models, self._device_lost)
         self._lanes = {
-            Lane.DEVICE: Executor("device", runs, self._start_engine, self._engine_failed),
+            Lane.DEVICE: Executor("device", runs, self._start_engine, self._engine_failed, self._bring),
             Lane.LOAD: Executor("load", runs, self._wait_ready),
         }
 
@@ -222,6 +223,22 @@ class DaemonService:
         for name in getattr(reply, "evicted", ()):
             self.watch.events.publish(topic, "evicted", {"set": name})
 
+    def _bring(self, job: Job, set_id: str) -> None:
+        """Have the loader read a set that had to leave memory; the request goes on when it is there."""
+        device = self._lanes[Lane.DEVICE]
+
+        def bring() -> None:
+            error: DaemonError | None = None
+            try:
+                self._engine.bring(set_id, job.check)
+            except DaemonError as refused:
+                error = refused
+            except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
+                error = internal_error(job.command.name, job.trace)
+            device.resume(job, error)
+
+        self._lanes[Lane.LOAD].post(bring)
+
     def _device_lost(self, error: DaemonError) -> None:
         _log.critical("the device is lost: %s", error.message, extra={"code": error.code})
         self._is_stopping = True
@@ -240,6 +257,8 @@ class DaemonService:
                 return self.status(body), []
             case Cancel():
                 return self._cancel_by_id(connection, body), []
+            case Lease():
+                return self._lease(connection, body), []
             case Shutdown():
                 return ShutdownReply(accepted=not self._is_stopping), []
             case Drain():
@@ -280,6 +299,16 @@ class DaemonService:
         if job is None:
             return Cancelled("unknown")
         return Cancelled(self.cancel(job))
+
+    def _lease(self, connection: Connection, body: Lease) -> Leased:
+        leases = self._engine.leases
+        if body.release:
+            leases.give_back(connection, body.set)
+        elif body.set in {row.set for row in self._engine.snapshot().sets}:
+            leases.take(connection, body.set)
+        else:
+            raise DaemonError("model-missing", f"no set {body.set!r} is here", "load it with load_model")
+        return Leased(leases.count(body.set))
 
     def cancel(self, job: Job) -> str:
         """Give up a request; see `Executor.cancel`."""
@@ -395,6 +424,7 @@ class DaemonService:
         """Count a connection out."""
         with self._lock:
             self._connections.discard(connection)
+        self._engine.leases.end(connection)
 
     def _open_connections(self) -> list[Connection]:
         with self._lock:

@@ -243,7 +243,7 @@ class Autoencoder:
         tensors: original names (``encoder.conv_in.weight``, ``quant_conv.bias``, …) → tensors of any float type.
             Attention weights may be stored as linear layers, without the axes of size 1.
         dtype: what it computes in.
-        device: where it runs.
+        device: where it runs, once `to` has moved it there.
     """
 
     def __init__(
@@ -255,7 +255,7 @@ class Autoencoder:
         self._module = _empty_module(layout)
         weights = {name: tensors[name].to(dtype).reshape(shape) for name, shape in expected_shapes(layout).items()}
         self._module.load_state_dict(weights, strict=True, assign=True)
-        self._module.requires_grad_(requires_grad=False).eval().to(device)
+        self._module.requires_grad_(requires_grad=False).eval()
 
     @property
     def facts(self) -> VaeFacts:

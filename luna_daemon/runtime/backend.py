@@ -122,8 +122,10 @@ class ModelSet(Protocol):
     def place(self) -> Place:
         """Where the weights are now."""
 
-    def encode(self, items: Sequence[EncodeItem], check: Callable[[], None]) -> list[Encoded]:
-        """Encode the prompts in order; each with its own LoRAs."""
+    def encode(
+        self, items: Sequence[EncodeItem], check: Callable[[], None], row_cap: int | None = None
+    ) -> list[Encoded]:
+        """Encode the prompts in order, each with its own LoRAs; at most ``row_cap`` rows of tokens in one pass."""
 
     def find_loras(self, item: EncodeItem) -> Recipe:
         """Find and judge a prompt's LoRAs, so that no other request in its batch is harmed by them.

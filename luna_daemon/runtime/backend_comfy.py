@@ -211,7 +211,12 @@ class ComfySet:
         """Where the weights are."""
         return self._place
 
-    def encode(self, items: Sequence[EncodeItem], check: Check) -> list[Encoded]:
+    def encode(
+        self,
+        items: Sequence[EncodeItem],
+        check: Check,
+        row_cap: int | None = None,  # noqa: ARG002 - one prompt is the least
+    ) -> list[Encoded]:
         """Encode the prompts in order, each by itself."""
         text = self._require_text()
         for item in items:

@@ -13,7 +13,7 @@ from luna_daemon.runtime import autoencoder, conditioning, encoder_files
 from luna_daemon.runtime.backend import NamedTensor, Place
 from luna_daemon.runtime.families import FAMILIES, usable_roles, wrong_roles
 from luna_daemon.runtime.lora import LoraRegistry
-from luna_daemon.runtime.memory import storage_bytes
+from luna_daemon.runtime.memory import most_rows, storage_bytes
 from luna_daemon.runtime.merged import MergedWeights
 from luna_daemon.runtime.parts import SUPPORT_HINT, require_complete, require_floats
 from luna_daemon.runtime.set_loras import LoraShelf, SetLoras
@@ -42,8 +42,6 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
-_ROW_CAP = {"cpu": 16}
-_ROW_CAP_ON_CARD = 64
 
 
 class NativeSet:
@@ -61,7 +59,7 @@ class NativeSet:
         self._encoders = encoders
         self._vae = vae
         self._device = device
-        self._place = Place.DEVICE
+        self._place = Place.DEVICE if device.type == "cpu" else Place.HOST  # built on the CPU, beside what runs
         self._loras = _set_loras(encoders, shelf)
 
     @property
@@ -79,13 +77,15 @@ class NativeSet:
         """Where the weights are."""
         return self._place
 
-    def encode(self, items: Sequence[EncodeItem], check: Callable[[], None]) -> list[Encoded]:
+    def encode(
+        self, items: Sequence[EncodeItem], check: Callable[[], None], row_cap: int | None = None
+    ) -> list[Encoded]:
         """Encode the prompts in order."""
         if not self._encoders:
             raise DaemonError(
                 "component-missing", "the set has no text encoder", "load a set that has one, such as a checkpoint"
             )
-        cap = _ROW_CAP.get(self._device.type, _ROW_CAP_ON_CARD)
+        cap = most_rows(self._device) if row_cap is None else row_cap
         loras = self._loras.plan(items)
         return conditioning.encode(FAMILIES[self._family], self._encoders, items, cap, check, loras)
 

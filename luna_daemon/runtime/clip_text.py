@@ -63,7 +63,7 @@ class ClipTextEncoder:
         shape: sizes.
         tensors: standalone names (``text_model.…``) → tensors of any float type. They are rounded to fp16 first, as
             ComfyUI stores them, and held upcast on a CPU, where memory is cheaper than converting per use.
-        device: where it runs.
+        device: where it runs, once `to` has moved it there.
     """
 
     dtype = torch.float16
@@ -90,7 +90,7 @@ class ClipTextEncoder:
         text.embeddings.token_embedding = self._table
         for module in self._modules():
             self._keep(module)
-            module.requires_grad_(requires_grad=False).eval().to(device)
+            module.requires_grad_(requires_grad=False).eval()
         self._final_norm = text.final_layer_norm
         self._wanted: frozenset[int] = frozenset()
         self._caught: dict[int, torch.Tensor] = {}

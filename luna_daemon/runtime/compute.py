@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from luna_daemon.messages import LoraDid
     from luna_daemon.model_messages import VaeFacts
     from luna_daemon.runtime.backend import Encoded
+    from luna_daemon.runtime.effort import Effort
     from luna_daemon.runtime.families import TextFamily
-    from luna_daemon.runtime.models import HeldSet, ModelStore
+    from luna_daemon.runtime.held import HeldSet
+    from luna_daemon.runtime.models import ModelStore
     from luna_daemon.runtime.vocabulary import Vocabulary
 
     Segments = Mapping[str, WireTensor]
@@ -92,7 +94,7 @@ class Encoding:
         shape = frozenset((role, len(row.ids)) for role, given in inputs for row in given.rows)
         self.rows = sum(len(given.rows) for _, given in inputs)
         self.key: Hashable | None = None if is_exact else (held.id, shape)
-        widths = {role: facts.width for role, facts in held.model.encoders.items()}
+        widths = {role: facts.width for role, facts in held.facts.encoders.items()}
         self.row_bytes = max((_STATES * length * widths[role] for role, length in shape), default=0)
 
     def missing(self) -> Iterator[_Missing]:
@@ -133,7 +135,7 @@ class ComputeCommands:
         if found is None:
             return None
         held.touch()
-        return self._reply(held, found, [EncodedItem("", cached=True)] * len(found))
+        return self._from_memory(held, found, [EncodedItem("", cached=True)] * len(found))
 
     def prepare(self, body: EncodeTokens | EncodeText, segments: Segments) -> Encoding:
         """Check a request, turn its texts into tokens and look for its results in memory.
@@ -148,7 +150,7 @@ class ComputeCommands:
         wanted, replies = [], []
         for index, item in enumerate(body.items):
             made = self._tokenize(item, held, f"items.{index}")
-            layers = items.layers(item.layer, held.model.encoders)
+            layers = items.layers(item.layer, held.facts.encoders)
             inputs = {role: tokenized.input for role, tokenized in made.items()}
             wanted.append(
                 EncodeItem(
@@ -186,7 +188,7 @@ class ComputeCommands:
             return _tokenize_elsewhere(item, held, place)
         family = FAMILIES[held.family]
         template = _template(item, family, held.family, place)
-        roles = held.model.encoders
+        roles = held.facts.encoders
         texts = item.text if isinstance(item.text, dict) else dict.fromkeys(roles, item.text)
         unknown = sorted(set(texts) - set(roles))
         if unknown:
@@ -207,22 +209,37 @@ class ComputeCommands:
             self._vocabularies[role] = open_role_vocabulary(role, self._comfyui)
         return self._vocabularies[role]
 
-    def encode(self, batch: Sequence[Encoding], check: Check) -> Ran:
+    def encode(self, batch: Sequence[Encoding], check: Check, effort: Effort) -> Ran:
         """Compute what is not in memory of requests of one set, keep it, and answer each in the order of its items."""
-        held = batch[0].held
+        held, place_before = batch[0].held, batch[0].held.place
         by_key = {one.key: one for encoding in batch for one in encoding.missing()}
         asked = list(by_key.values())  # what two of them ask for is computed once
-        encoded = held.model.encode([one.item for one in asked], check) if asked else []
+        encoded, load_s = self._run(held, [one.item for one in asked], check, effort)
         made = {one.key: _Made(_result(each, one.dtype), each.loras) for one, each in zip(asked, encoded, strict=True)}
         for one in asked:
             if isinstance(one.key, bytes):
                 self.results.put(one.key, made[one.key].result)
         rows = sum(len(given.rows) for one in asked for given in one.item.encoders.values())
         requests = sum(1 for encoding in batch if encoding.rows)
-        held.touch()
-        return Ran(tuple(self._answer(encoding, made, rows, requests) for encoding in batch))
+        did = Did(
+            backend=self._store.backend.name,
+            set=held.id,
+            place_before=place_before.value,
+            rows=rows or None,
+            requests=requests if rows else None,
+            downgraded=tuple(effort.downgraded),
+        )
+        return Ran(tuple(self._answer(encoding, made, did) for encoding in batch), load_s)
 
-    def _answer(self, encoding: Encoding, made: Mapping[Hashable, _Made], rows: int, requests: int) -> Answer:
+    def _run(self, held: HeldSet, asked: list[EncodeItem], check: Check, effort: Effort) -> tuple[list[Encoded], float]:
+        if not asked:
+            held.touch()
+            return [], 0.0
+        effort.set_id = held.id
+        with self._store.using(held) as load_s:
+            return held.model.encode(asked, check, effort.rows), load_s
+
+    def _answer(self, encoding: Encoding, made: Mapping[Hashable, _Made], did: Did) -> Answer:
         found = list(encoding.found)
         loras: dict[LoraDid, None] = {}
         for one in encoding.missing():
@@ -232,46 +249,25 @@ class ComputeCommands:
             dataclasses.replace(reply, cached=encoding.found[index] is not None)
             for index, reply in enumerate(encoding.replies)
         ]
-        is_computed = encoding.rows > 0
-        return self._reply(encoding.held, found, replies, rows if is_computed else 0, requests, tuple(loras))
+        if not encoding.rows:
+            return self._from_memory(encoding.held, found, replies)
+        return _reply(found, replies, dataclasses.replace(did, loras=tuple(loras)))
 
-    def _reply(
-        self,
-        held: HeldSet,
-        results: Sequence[Result | None],
-        replies: Sequence[EncodedItem],
-        rows: int = 0,
-        requests: int = 1,
-        loras: tuple[LoraDid, ...] = (),
-    ) -> Answer:
-        did = Did(
-            backend=self._store.backend.name,
-            set=held.id,
-            place_before=held.model.place.value,
-            loras=loras,
-            rows=rows or None,
-            requests=requests if rows else None,
-            cached=not rows,
-        )
-        tensors: list[WireTensor] = []
-        named = tuple(
-            _named(index, one, reply, tensors)
-            for index, (one, reply) in enumerate(zip(results, replies, strict=True))
-            if one is not None
-        )
-        return EncodedReply(named, did), tensors
+    def _from_memory(self, held: HeldSet, results: Sequence[Result | None], replies: Sequence[EncodedItem]) -> Answer:
+        place = held.place.value
+        return _reply(results, replies, Did(self._store.backend.name, held.id, place, cached=True))
 
-    def vae_encode(self, body: VaeEncode, segments: Segments, check: Check) -> Answer:
+    def vae_encode(self, body: VaeEncode, segments: Segments, check: Check, effort: Effort) -> Answer:
         """Encode pixels to the mean of the posterior."""
         held, facts = self._vae(body.set)
         pixels = images.prepare_pixels(to_torch(segments["pixels"]), facts)
         images.require_finite(pixels.tensor, "image")
-        did = self._vae_did(held, body.tile, pixels.crop)
-        latent = held.model.vae_encode(pixels.tensor, check, body.tile)
-        held.touch()
+        did = self._vae_did(held, body.tile, effort, pixels.crop)
+        with self._store.using(held):
+            latent = held.model.vae_encode(pixels.tensor, check, body.tile or effort.tile)
         return Latent(did), [from_torch("latent", latent)]
 
-    def vae_decode(self, body: VaeDecode, segments: Segments, check: Check) -> Answer:
+    def vae_decode(self, body: VaeDecode, segments: Segments, check: Check, effort: Effort) -> Answer:
         """Decode a latent to pixels in 0..1."""
         held, facts = self._vae(body.set)
         if body.options:
@@ -280,20 +276,23 @@ class ComputeCommands:
             )
         latent = images.prepare_latent(to_torch(segments["latent"]), facts)
         images.require_finite(latent, "latent")
-        did = self._vae_did(held, body.tile, None)
-        image = held.model.vae_decode(latent, check, body.tile)
-        held.touch()
+        did = self._vae_did(held, body.tile, effort, None)
+        with self._store.using(held):
+            image = held.model.vae_decode(latent, check, body.tile or effort.tile)
         return Image(did), [from_torch("image", image)]
 
-    def _vae_did(self, held: HeldSet, tile: Tile | None, crop: tuple[int, int] | None) -> Did:
+    def _vae_did(self, held: HeldSet, tile: Tile | None, effort: Effort, crop: tuple[int, int] | None) -> Did:
         if tile is not None:
             images.require_tile(tile)
+        effort.set_id = held.id
+        unasked = "no" if effort.tile is None else "oom"
         return Did(
             backend=self._store.backend.name,
             set=held.id,
-            place_before=held.model.place.value,
-            tiled="no" if tile is None else "asked",
+            place_before=held.place.value,
+            tiled=unasked if tile is None else "asked",
             crop=crop,
+            downgraded=tuple(effort.downgraded),
         )
 
     def _set(self, name: str, component: str) -> HeldSet:
@@ -307,9 +306,9 @@ class ComputeCommands:
 
     def _vae(self, name: str) -> tuple[HeldSet, VaeFacts]:
         held = self._set(name, "vae")
-        if held.model.vae is None:
+        if held.facts.vae is None:
             raise DaemonError("component-missing", f"set {held.id} has no VAE", "load a set that has one")
-        return held, held.model.vae
+        return held, held.facts.vae
 
 
 def _template(item: TextItem, family: TextFamily, name: str, place: str) -> str | None:
@@ -343,7 +342,7 @@ def _text_reply(made: Mapping[str, Tokenized]) -> EncodedItem:
 
 def _token_items(body: EncodeTokens, segments: Segments, held: HeldSet) -> list[EncodeItem]:
     return [
-        items.token_item(item, segments, held.model.encoders, f"items.{index}", is_exact=body.exact)
+        items.token_item(item, segments, held.facts.encoders, f"items.{index}", is_exact=body.exact)
         for index, item in enumerate(body.items)
     ]
 
@@ -360,6 +359,16 @@ def _result(one: Encoded, dtype: str) -> Result:
 
     pooled = None if one.pooled is None else wire(one.pooled)
     return Result(wire(one.cond), pooled, {name: wire(tensor) for name, tensor in one.extras.items()})
+
+
+def _reply(results: Sequence[Result | None], replies: Sequence[EncodedItem], did: Did) -> Answer:
+    tensors: list[WireTensor] = []
+    named = tuple(
+        _named(index, one, reply, tensors)
+        for index, (one, reply) in enumerate(zip(results, replies, strict=True))
+        if one is not None
+    )
+    return EncodedReply(named, did), tensors
 
 
 def _named(index: int, one: Result, reply: EncodedItem, tensors: list[WireTensor]) -> EncodedItem:

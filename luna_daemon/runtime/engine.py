@@ -11,12 +11,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon.encode_messages import EncodeText, EncodeTokens
+from luna_daemon.encode_messages import EncodeText, EncodeTokens, Tile
 from luna_daemon.engine_seam import here
 from luna_daemon.lora_messages import LoraFound, Loras
 from luna_daemon.model_messages import ModelList, SetRow
 from luna_daemon.runtime.device import choose_device, find_cards, show_only
+from luna_daemon.runtime.effort import Effort
 from luna_daemon.runtime.files import ModelFiles, find_roots
+from luna_daemon.runtime.leases import Leases
 from luna_daemon.runtime.listing import FileList
 from luna_daemon.runtime.uploads import UploadStore
 from luna_daemon.status_messages import CacheStatus, DeviceStatus, EngineSnapshot
@@ -32,11 +34,14 @@ if TYPE_CHECKING:
     from luna_daemon.engine_seam import Answer, Check, Encoding, EngineOptions, OnDevice, OnPhase, Ran
     from luna_daemon.frames import WireTensor
     from luna_daemon.lora_messages import LoraDrop, LoraHas, LoraList, LoraPut, LoraValidate
+    from luna_daemon.memory_messages import Free
     from luna_daemon.messages import Downgrade
     from luna_daemon.model_messages import DescribeModel, ListModels, LoadModel, PutModel, UnloadModel
     from luna_daemon.runtime.backend import ModelBackend
     from luna_daemon.runtime.compute import ComputeCommands
     from luna_daemon.runtime.device import DeviceChoice
+    from luna_daemon.runtime.freeing import Freeing
+    from luna_daemon.runtime.ladder import Ladder
     from luna_daemon.runtime.lora_commands import LoraCommands
     from luna_daemon.runtime.model_commands import ModelCommands
     from luna_daemon.runtime.models import ModelStore
@@ -46,6 +51,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("luna.daemon.engine")
 _DOWNGRADES_KEPT = 10
 _REFRESH_S = 0.5
+ENCODE_TILE, DECODE_TILE = Tile(512, 512, 64), Tile(64, 64, 16)
+"""What ComfyUI tiles with when memory runs out: pixels, latent units."""
 
 
 class Engine:
@@ -71,6 +78,9 @@ class Engine:
         self._models: ModelCommands | None = None
         self._compute: ComputeCommands | None = None
         self._loras: LoraCommands | None = None
+        self._freeing: Freeing | None = None
+        self._ladder: Ladder | None = None
+        self.leases = Leases()
 
     # ---- start and status -----------------------------------------------------------------------------------
 
@@ -111,17 +121,24 @@ class Engine:
 
     def _build(self, choice: DeviceChoice, backend: ModelBackend) -> None:
         from luna_daemon.runtime.compute import ComputeCommands
+        from luna_daemon.runtime.freeing import Freeing
+        from luna_daemon.runtime.ladder import Ladder
         from luna_daemon.runtime.lora_commands import LoraCommands
         from luna_daemon.runtime.model_commands import ModelCommands
         from luna_daemon.runtime.models import ModelStore
+        from luna_daemon.runtime.setup import make_residency
 
         options, device = self._options, self._device
         assert device is not None  # noqa: S101 - start has set it; not input
-        budget = options.ram_budget_bytes if device.type == "cpu" else options.vram_budget_bytes
-        self._store = ModelStore(backend, self._files, self._uploads, device, budget, self._on_device)
+        drop_merged, leases = backend.loras.merged.drop, self.leases
+        residency = make_residency(device, options, drop_merged, leases.count)
+        self._store = ModelStore(backend, self._files, self._uploads, residency, leases, self._on_device)
+        store = self._store
+        self._ladder = Ladder(drop_merged, lambda keep: self._on_device(lambda: store.demote_idle(keep=keep))[1])
         precision = options.vae_precision or options.precision
         self._models = ModelCommands(self._store, options.service_type, precision)
         self._compute = ComputeCommands(self._store, options.service_type, options.comfyui)
+        self._freeing = Freeing(self._store, self._compute.results, self._on_device)
         self._loras = LoraCommands(self._store.backend.loras.registry, self._store, device)
         self._device_status = DeviceStatus(
             kind=device.type,
@@ -160,7 +177,7 @@ class Engine:
             device=self._device_status,
             backend=None if self._store is None else self._store.backend.name,
             backend_reason=self._backend_reason,
-            sets=tuple(held.status() for held in sets.values()),
+            sets=tuple(held.status(self.leases.count(held.id)) for held in sets.values()),
             caches=caches,
             downgrades=tuple(self._downgrades),
         )
@@ -226,11 +243,14 @@ class Engine:
         """Ask the device for its memory."""
         from luna_daemon.runtime.memory import row_cap
 
-        return row_cap(self._ready_store().device, encoding.row_bytes)
+        assert self._device is not None  # noqa: S101 - nothing is prepared before start
+        return row_cap(self._device, encoding.row_bytes)
 
     def encode(self, batch: Sequence[Encoding], check: Check) -> Ran:
         """Encode a batch."""
-        ran: Ran = self._run("encoding text", self._ready_compute().encode, batch, check)
+        encode = self._ready_compute().encode
+        effort = Effort(rows=max(self.row_cap(encoding) for encoding in batch))
+        ran: Ran = self._climb("encoding text", lambda effort: encode(batch, check, effort), effort)  # type: ignore[arg-type]  # they are what prepare gave
         self._measure_now_and_then()
         return ran
 
@@ -261,12 +281,26 @@ class Engine:
         return self._command("judging a LoRA", self._ready_loras().lora_validate, body, segments, check)
 
     def vae_encode(self, body: VaeEncode, segments: Segments, check: Check) -> Answer:
-        """Encode pixels."""
-        return self._command("encoding an image", self._ready_compute().vae_encode, body, segments, check)
+        """Encode pixels; in tiles of ComfyUI's size if nothing else helps against too little memory."""
+        encode = self._ready_compute().vae_encode
+        effort = Effort(spare_tile=None if body.tile else ENCODE_TILE)
+        return self._measured("encoding an image", lambda effort: encode(body, segments, check, effort), effort)
 
     def vae_decode(self, body: VaeDecode, segments: Segments, check: Check) -> Answer:
-        """Decode a latent."""
-        return self._command("decoding a latent", self._ready_compute().vae_decode, body, segments, check)
+        """Decode a latent; in tiles of ComfyUI's size if nothing else helps against too little memory."""
+        decode = self._ready_compute().vae_decode
+        effort = Effort(spare_tile=None if body.tile else DECODE_TILE)
+        return self._measured("decoding a latent", lambda effort: decode(body, segments, check, effort), effort)
+
+    def free(self, body: Free, segments: Segments, check: Check) -> Answer:
+        """Give memory back on demand."""
+        if self._freeing is None:
+            raise _loading()
+        return self._command("freeing memory", self._freeing.free, body, segments, check)
+
+    def bring(self, set_id: str, check: Check) -> None:
+        """Read a set from disk."""
+        self._run("reading a set", self._ready_store().bring, set_id, check)
 
     def _ready_store(self) -> ModelStore:
         if self._store is None:
@@ -291,38 +325,40 @@ class Engine:
     def _command(
         self, doing: str, method: Callable[[Any, Segments, Check], Answer], body: Any, segments: Segments, check: Check
     ) -> Answer:
-        answer: Answer = self._run(doing, method, body, segments, check)
+        return self._measured(doing, lambda _: method(body, segments, check), Effort())
+
+    def _measured(self, doing: str, work: Callable[[Effort], Answer], effort: Effort) -> Answer:
+        answer: Answer = self._climb(doing, work, effort)
         self._measure_now_and_then()
         return answer
 
     def _measure_now_and_then(self) -> None:
         if time.monotonic() - self._measured_at > _REFRESH_S:
-            self._measure()
+            self._on_device(self._measure)
 
     def _run(self, doing: str, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Call under inference mode. Memory that ran out is given back, then tried once more.
+        return self._climb(doing, lambda _: call(*arguments), Effort())
 
-        The second try stands outside the except block, so that the traceback holds no tensors.
-        """
+    def _climb(self, doing: str, work: Callable[[Effort], Any], effort: Effort) -> Any:
+        """Do work under inference mode, with less at once when memory runs out (`luna_daemon.runtime.ladder`)."""
         import torch
 
-        from luna_daemon.runtime.failures import is_device_lost, is_out_of_memory, out_of_memory, release_cache
+        from luna_daemon.runtime.failures import is_device_lost, out_of_memory
 
-        for is_last in (False, True):
-            try:
-                with torch.inference_mode():
-                    return call(*arguments)
-            except (RuntimeError, MemoryError) as error:
-                if is_device_lost(error):
-                    raise DaemonError("device-lost", f"the device failed while {doing}: {error}", None) from error
-                if not is_out_of_memory(error):
-                    raise
-            if is_last:
-                break
-            release_cache()
-        assert self._device is not None and self._store is not None  # noqa: S101, PT018 - nothing runs before start
-        holders = {held.id: held.size_bytes for held in self._store.sets.values()}
-        raise out_of_memory(self._device, doing, holders)
+        ladder, device, store = self._ladder, self._device, self._store
+        assert ladder is not None and device is not None and store is not None  # noqa: S101, PT018 - set by start
+
+        def refuse(needed_bytes: int | None) -> DaemonError:
+            holders = {held.id: held.held_bytes for held in store.sets.values() if held.held_bytes}
+            return out_of_memory(device, doing, holders, needed_bytes)
+
+        try:
+            with torch.inference_mode():
+                return ladder.run(doing, work, effort, refuse)
+        except RuntimeError as error:
+            if is_device_lost(error):
+                raise DaemonError("device-lost", f"the device failed while {doing}: {error}", None) from error
+            raise
 
 
 def _in_inference(on_device: OnDevice) -> OnDevice:

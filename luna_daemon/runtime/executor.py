@@ -12,9 +12,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
+from luna_daemon.engine_seam import SetOnDiskError
 from luna_daemon.runtime.batching import Batch, Gathering
 from luna_daemon.runtime.costs import Costs
-from luna_daemon.runtime.queue import DONE, RUNNING, Call, FairQueue, Job
+from luna_daemon.runtime.queue import DONE, Call, FairQueue, Job
 from luna_engine.errors import DaemonError, LunaError
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     from luna_daemon.engine_seam import Answer, Check, Encoding, Ran
 
+_OF_ALL = frozenset({"device-lost", "out-of-memory", "daemon-loading"})
+"""Errors of a batch that are no single request's fault."""
 _log = logging.getLogger("luna.executor")
 
 
@@ -52,6 +55,7 @@ class Executor:
         name: of the lane.
         lane: what it runs; called on this thread only.
         first: runs on this thread before any job; if it raises, `on_first_failed` gets the exception and no job runs.
+        on_absent: is given a job whose model must be read from disk, and its set; `resume` goes on with the job.
     """
 
     def __init__(
@@ -60,12 +64,15 @@ class Executor:
         lane: Lane,
         first: Callable[[], None] | None = None,
         on_first_failed: Callable[[BaseException], None] | None = None,
+        on_absent: Callable[[Job, str], None] | None = None,
     ) -> None:
         self.queue = FairQueue()
         self.costs = Costs()
         self._lane = lane
         self._first = first
         self._on_first_failed = on_first_failed
+        self._on_absent = on_absent
+        self._absent: dict[Job, float] = {}
         self._idle = threading.Condition()
         self._running: tuple[Job, ...] = ()
         self._is_in_first = first is not None
@@ -97,11 +104,26 @@ class Executor:
         self.queue.call(call)
         return call.result()
 
+    def post(self, work: Callable[[], Any]) -> None:
+        """Run work on this lane's thread before its next job, without waiting for it."""
+        self.queue.call(Call(work))
+
+    def resume(self, job: Job, error: DaemonError | None = None) -> None:
+        """Go on with a job whose model is here now, or answer it with the reason why not."""
+        job.load_s += time.monotonic() - self._absent[job]
+        if error is None:
+            self.queue.put_first(job)
+        else:
+            self._finish(job, error)
+        with self._idle:
+            del self._absent[job]
+            self._idle.notify_all()
+
     def wait_idle(self, seconds: float) -> bool:
         """Wait until nothing waits or runs."""
         with self._idle:
             return self._idle.wait_for(
-                lambda: not self._running and not self._is_in_first and self.queue.facts()[0] == 0, seconds
+                lambda: not (self._running or self._is_in_first or self._absent or self.queue.facts()[0]), seconds
             )
 
     def _loop(self) -> None:
@@ -173,7 +195,7 @@ class Executor:
     def _run_batch(self, jobs: list[Job]) -> None:
         began = time.monotonic()
         ran = self._guarded(jobs[0], lambda: self._lane.encode([job.prepared for job in jobs], Batch(jobs).check))
-        if isinstance(ran, DaemonError) and len(jobs) > 1 and ran.code not in {"device-lost", "out-of-memory"}:
+        if isinstance(ran, DaemonError) and len(jobs) > 1 and ran.code not in _OF_ALL:
             for job in jobs:
                 self._run_batch([job])  # so that what one of them cannot have is refused to that one only
             return
@@ -183,7 +205,7 @@ class Executor:
             if isinstance(ran, DaemonError):
                 self._finish(job, ran)
                 continue
-            job.load_s = ran.load_s
+            job.load_s += ran.load_s
             self._finish(job, ran.answers[index])
 
     def _guarded(self, job: Job, work: Callable[[], Any]) -> Any:
@@ -198,9 +220,13 @@ class Executor:
             return internal_error(job.command.name, job.trace)
 
     def _finish(self, job: Job, answer: Answer | DaemonError) -> None:
+        job.prepared = None
+        if isinstance(answer, SetOnDiskError) and self._on_absent is not None:
+            self._absent[job] = time.monotonic()
+            self._on_absent(job, answer.set_id)
+            return
         if job.is_cancelled and not isinstance(answer, DaemonError):
             answer = DaemonError("cancelled", f"{job.command.name} was cancelled")
-        job.prepared = None
         job.state = DONE
         try:
             job.finish(job, answer)
@@ -220,7 +246,7 @@ class Executor:
             with self._idle:
                 self._idle.notify_all()
             return "removed"
-        return "stopping" if job.state == RUNNING else "finished"
+        return "finished" if job.state == DONE else "stopping"
 
 
 def internal_error(what: str, trace: str | None = None) -> DaemonError:

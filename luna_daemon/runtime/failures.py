@@ -37,12 +37,14 @@ def release_cache() -> None:
         torch.cuda.empty_cache()
 
 
-def out_of_memory(device: torch.device, doing: str, holders: dict[str, int]) -> DaemonError:
-    """Return the typed error with what is free and who holds memory."""
+def out_of_memory(
+    device: torch.device, doing: str, holders: dict[str, int], needed_bytes: int | None = None
+) -> DaemonError:
+    """Return the typed error with what could not be had, what is free and who holds memory."""
     free = free_bytes(device)
     return DaemonError(
         "out-of-memory",
         f"there was not enough memory on {device.type} while {doing}; {free:,} bytes are free",
         "unload a set, send smaller images, or end what else uses the device",
-        details={"free_bytes": free, "holders": holders},
+        details={"needed_bytes": needed_bytes, "free_bytes": free, "holders": holders},
     )

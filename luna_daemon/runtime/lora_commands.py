@@ -98,7 +98,7 @@ class LoraCommands:
     def _matches(self, entry: LoraEntry) -> dict[str, LoraMatch]:
         found = {}
         for held in self._store.sets.values():
-            if held.model.encoders:
+            if held.loaded is not None and held.facts.encoders:
                 match = held.model.match_lora(entry)
                 found[held.id] = LoraMatch(match.matched, match.unmatched[:LISTED_MAX], len(match.unmatched))
         return found

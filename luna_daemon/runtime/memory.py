@@ -42,8 +42,12 @@ def row_cap(device: torch.device, row_bytes: int) -> int:
         device: that they run on.
         row_bytes: what one row takes while it runs.
     """
-    most = _ROWS_ON_CARD if device.type == "cuda" else _ROWS_ON_CPU
-    return max(1, min(most, free_bytes(device) // max(1, row_bytes)))
+    return max(1, min(most_rows(device), free_bytes(device) // max(1, row_bytes)))
+
+
+def most_rows(device: torch.device) -> int:
+    """Return how many rows a device takes at once where memory is not the limit."""
+    return _ROWS_ON_CARD if device.type == "cuda" else _ROWS_ON_CPU
 
 
 def total_bytes(device: torch.device) -> int:

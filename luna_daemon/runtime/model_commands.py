@@ -11,7 +11,7 @@ from luna_daemon.messages import Did, Downgrade
 from luna_daemon.model_messages import Description, Loaded, ModelFacts, PutReply, Unloaded
 from luna_daemon.runtime import uploads
 from luna_daemon.runtime.files import require_file
-from luna_daemon.runtime.models import HeldSet, ModelStore, WantedPart
+from luna_daemon.runtime.held import HeldSet, WantedPart
 from luna_daemon.runtime.parts import KINDS, OpenFile
 from luna_engine.errors import DaemonError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from luna_daemon.engine_seam import Answer, Check
     from luna_daemon.model_messages import DescribeModel, LoadModel, PutModel, UnloadModel
+    from luna_daemon.runtime.models import ModelStore
     from luna_engine.settings import ModelSet
 
     Segments = Mapping[str, WireTensor]
@@ -49,7 +50,7 @@ class ModelCommands:
     def describe_model(self, body: DescribeModel, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
         """Return facts and, as JSON, the tensor names of a set."""
         held = self._store.get(body.set)
-        names = {entry.name: {"shape": entry.shape, "dtype": entry.dtype} for entry in held.model.names()}
+        names = {entry.name: {"shape": entry.shape, "dtype": entry.dtype} for entry in held.facts.names}
         contents = {part.role: part.content or "" for part in held.parts}
         data = WireTensor.of_bytes("names", json.dumps(names, separators=(",", ":")).encode())
         return Description(held.id, self._facts(held), contents), [data]
@@ -71,7 +72,7 @@ class ModelCommands:
             facts=self._facts(held),
             content=contents,
             bytes=held.size_bytes,
-            place=held.model.place.value,
+            place=held.place.value,
             evicted=result.evicted,
             did=Did(backend=self._store.backend.name, set=held.id),
         )
@@ -103,14 +104,15 @@ class ModelCommands:
         """Unload one set, or all and what was sent.
 
         Raises:
-            DaemonError: ``model-in-use`` for a single pinned set without ``force``.
+            DaemonError: ``model-in-use`` for a single set that is pinned, leased or used, without ``force``.
         """
         freed, kept = self._store.unload(body.set, force=body.force)
         if body.all:
             freed += self._store.uploads.clear()
         if body.set is not None and kept:
-            raise DaemonError("model-in-use", f"set {kept[0]} is pinned", "unload it with force")
-        return Unloaded(freed, kept), []
+            ((name, why),) = kept.items()
+            raise DaemonError("model-in-use", f"set {name} {why}", "unload it with force")
+        return Unloaded(freed, tuple(kept)), []
 
     def preload(self, name: str, sets: Mapping[str, ModelSet]) -> tuple[HeldSet, Downgrade | None]:
         """Load a set of the settings, or whatever a model file holds for this service.
@@ -184,6 +186,6 @@ class ModelCommands:
             family=held.family,
             backend=self._store.backend.name,
             precision=held.precision,
-            encoders=dict(held.model.encoders),
-            vae=held.model.vae,
+            encoders=dict(held.facts.encoders),
+            vae=held.facts.vae,
         )

@@ -13,83 +13,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from luna_daemon.engine_seam import here
+from luna_daemon.runtime.backend import Place
 from luna_daemon.runtime.contents import content_of
 from luna_daemon.runtime.files import Stamp
+from luna_daemon.runtime.held import HeldSet, SetFacts, WantedPart
+from luna_daemon.runtime.leases import Leases
 from luna_daemon.runtime.parts import KINDS, SUPPORT_HINT, VAE, OpenFile
-from luna_daemon.status_messages import PartStatus, SetStatus
+from luna_daemon.status_messages import PartStatus
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    import torch
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from luna_daemon.engine_seam import OnDevice
-    from luna_daemon.model_messages import Expect
     from luna_daemon.runtime.backend import ModelBackend, ModelSet
     from luna_daemon.runtime.files import ModelFiles
     from luna_daemon.runtime.parts import Part
+    from luna_daemon.runtime.residency import Residency
     from luna_daemon.runtime.uploads import UploadStore
 
 _SD3_CHANNELS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class WantedPart:
-    """A part to load: from a file (``path``, with its id if it has one) or from a finished upload (``content``)."""
-
-    role: str
-    path: Path | None = None
-    id: str | None = None
-    content: str | None = None
-    expect: Expect | None = None
-
-
-@dataclass(slots=True)
-class HeldSet:
-    """A loaded set and its book-keeping."""
-
-    id: str
-    family: str
-    precision: str
-    parts: tuple[PartStatus, ...]
-    model: ModelSet
-    is_pinned: bool = False
-    is_default: bool = False
-    uses: int = 0
-    last_used: float | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all parts."""
-        return sum(part.bytes for part in self.parts)
-
-    @property
-    def roles(self) -> frozenset[str]:
-        """Roles of the parts."""
-        return frozenset(part.role for part in self.parts)
-
-    def touch(self) -> None:
-        """Count a use."""
-        self.uses += 1
-        self.last_used = time.monotonic()
-
-    def status(self) -> SetStatus:
-        """Return what the daemon's status says of it."""
-        age = None if self.last_used is None else time.monotonic() - self.last_used
-        return SetStatus(
-            set=self.id,
-            family=self.family,
-            parts=self.parts,
-            precision=self.precision,
-            place=self.model.place.value,
-            bytes=self.size_bytes,
-            pinned=self.is_pinned,
-            default=self.is_default,
-            uses=self.uses,
-            last_used_s=age,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +51,9 @@ class ModelStore:
         backend: builds them.
         files: resolves file ids.
         uploads: holds what clients sent.
-        device: where sets compute.
+        residency: decides where they are.
+        leases: who needs which.
         on_device: runs what changes ``sets`` on the device's thread.
-        budget_bytes: what all sets may hold together; None is no budget.
         sources: content hash → the file it was found in, so that a client need not send what a file holds.
         sets: by id.
     """
@@ -118,8 +61,8 @@ class ModelStore:
     backend: ModelBackend
     files: ModelFiles
     uploads: UploadStore
-    device: torch.device
-    budget_bytes: int | None = None
+    residency: Residency
+    leases: Leases = field(default_factory=Leases)
     on_device: OnDevice = here
     sources: dict[str, tuple[WantedPart, Stamp]] = field(default_factory=dict)
     sets: Mapping[str, HeldSet] = field(default_factory=dict)
@@ -139,16 +82,44 @@ class ModelStore:
             contents = {one.role: self._identify(one, opened[one.role], check) for one in wanted}
             resolved = self.backend.resolve_precision(precision, has_vae="vae" in opened)
             name = set_id(family, contents, resolved, self.backend.name)
-            if name in self.sets:
-                return LoadResult(self.sets[name])
+            known = self.sets.get(name)
+            if known is not None and known.loaded is not None:
+                return LoadResult(known)
             needed = self.backend.needed_bytes(opened, resolved)
-            evicted: tuple[str, ...] = self.on_device(lambda: self._make_room(needed))
+            evicted = self._room_for(needed, known)
             model = self._build(family, opened, resolved, check)
         sizes = model.part_bytes()
         parts = tuple(PartStatus(one.role, one.id, contents[one.role], sizes[one.role]) for one in wanted)
-        held = HeldSet(name, family, resolved, parts, model)
-        self.on_device(lambda: self._publish(held))
+        facts = SetFacts(dict(model.encoders), model.vae, tuple(model.names()))
+        held = known or HeldSet(name, family, resolved, parts, tuple(wanted), facts, None)
+        evicted += self.on_device(lambda: self._publish(held, model))
         return LoadResult(held, evicted)
+
+    def bring(self, name: str, check: Callable[[], None]) -> None:
+        """Read a set that had to go to disk again; one that is in memory is left as it is.
+
+        Raises:
+            DaemonError: ``model-missing`` if it was unloaded or what it was sent from is gone, ``daemon-model-changed``
+                if its files hold other weights now, ``out-of-memory``.
+        """
+        held = self.get(name)
+        if held.loaded is not None:
+            return
+        found = self.load(held.family, held.wanted, held.precision, check).held
+        if found is not held:
+            raise DaemonError(
+                "daemon-model-changed",
+                f"the files of set {held.id} hold other weights now than when it was loaded",
+                "load the model again",
+                details={"set": found.id},
+            )
+
+    def _room_for(self, needed_bytes: int, keep: HeldSet | None) -> tuple[str, ...]:
+        """Make room before anything is read, where what is built is on the device at once."""
+        if self.residency.has_card and not self.backend.builds_on_device:
+            return ()  # it is built in host memory and makes its room when it moves
+        made: tuple[str, ...] = self.on_device(lambda: self.residency.make_room(self.sets.values(), needed_bytes, keep))
+        return made
 
     def _build(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:
         if not self.backend.builds_on_device:
@@ -156,8 +127,39 @@ class ModelStore:
         built: ModelSet = self.on_device(lambda: self.backend.load(family, parts, precision, check))
         return built
 
-    def _publish(self, held: HeldSet) -> None:
+    def _publish(self, held: HeldSet, model: ModelSet) -> tuple[str, ...]:
+        evicted: tuple[str, ...] = ()
+        if model.place is not Place.DEVICE:
+            evicted = self.residency.make_room(self.sets.values(), held.size_bytes, held)
+            model.move(Place.DEVICE)
+        held.loaded = model
+        held.last_used = time.monotonic()
         self.sets = {**self.sets, held.id: held}
+        return evicted
+
+    @contextlib.contextmanager
+    def using(self, held: HeldSet) -> Iterator[float]:
+        """Have a set on the device and keep it there while it is used; gives the seconds that it took to get it there.
+
+        Raises:
+            SetOnDiskError: its weights have to be read first.
+            DaemonError: ``model-missing`` if it was unloaded meanwhile, ``out-of-memory``.
+        """
+        if self.sets.get(held.id) is not held:
+            raise DaemonError("model-missing", f"set {held.id} was unloaded", "load it with load_model")
+        seconds = self.residency.promote(held, self.sets.values())
+        held.users += 1
+        try:
+            yield seconds
+        finally:
+            held.users -= 1
+            held.touch()
+
+    def demote_idle(self, nbytes: int | None = None, keep: str | None = None) -> tuple[int, list[str]]:
+        """Move idle sets off the device, but for one; return the bytes that this freed there and their ids."""
+        known = self.sets
+        moved: list[str] = self.residency.demote_idle(known.values(), nbytes, known.get(keep or ""))
+        return sum(known[name].size_bytes for name in moved), moved
 
     def _open(self, wanted: WantedPart, stack: contextlib.ExitStack) -> Part:
         kind = KINDS.get(wanted.role)
@@ -221,29 +223,6 @@ class ModelStore:
             )
         return content
 
-    def _make_room(self, needed_bytes: int) -> tuple[str, ...]:
-        """Unload idle sets, the longest unused first, until the budget holds what is to come."""
-        evicted: list[str] = []
-        if self.budget_bytes is None:
-            return ()
-        by_age = sorted(self.sets.values(), key=lambda held: held.last_used or 0.0)
-        idle = [held for held in by_age if not held.is_pinned]
-        while self.held_bytes() + needed_bytes > self.budget_bytes and idle:
-            evicted.append(idle[0].id)
-            self._forget(idle.pop(0).id)
-        if self.held_bytes() + needed_bytes > self.budget_bytes:
-            raise DaemonError(
-                "out-of-memory",
-                f"{needed_bytes:,} bytes are needed, the budget is {self.budget_bytes:,}, "
-                f"pinned sets hold {self.held_bytes():,}",
-                "raise --ram-budget or --vram-budget, or unpin a set",
-            )
-        return tuple(evicted)
-
-    def held_bytes(self) -> int:
-        """Return the bytes of all sets."""
-        return sum(held.size_bytes for held in self.sets.values())
-
     def mark(self, held: HeldSet, *, pin: bool, default: bool) -> None:
         """Pin a set, or make it its family's default in place of another with the same roles."""
         held.is_pinned = held.is_pinned or pin
@@ -277,22 +256,29 @@ class ModelStore:
             "model-missing", f"no set {name!r} is loaded here; loaded is {loaded}", "load it with load_model"
         )
 
-    def unload(self, name: str | None, *, force: bool) -> tuple[int, tuple[str, ...]]:
-        """Unload one set (by id or family) or all; return the freed bytes and the ids that stayed because pinned."""
-        freed: tuple[int, tuple[str, ...]] = self.on_device(lambda: self._unload(name, force=force))
-        return freed
+    def unload(self, name: str | None, *, force: bool) -> tuple[int, dict[str, str]]:
+        """Forget one set (by id or family) or all.
 
-    def _unload(self, name: str | None, *, force: bool) -> tuple[int, tuple[str, ...]]:
+        Returns:
+            The freed bytes, and the ids of those that stayed with the reason.
+        """
+        done: tuple[int, dict[str, str]] = self.on_device(lambda: self._unload(name, force=force))
+        return done
+
+    def _unload(self, name: str | None, *, force: bool) -> tuple[int, dict[str, str]]:
         chosen = list(self.sets.values()) if name is None else [self.get(name)]
-        kept = tuple(held.id for held in chosen if held.is_pinned and not force)
-        before = self.held_bytes()
-        for held in chosen:
-            if held.id not in kept:
-                self._forget(held.id)
-        return before - self.held_bytes(), kept
+        kept = {} if force else {held.id: why for held in chosen if (why := self._why_kept(held)) is not None}
+        gone = [held for held in chosen if held.id not in kept]
+        self.sets = {key: held for key, held in self.sets.items() if held not in gone}
+        return sum(held.held_bytes for held in gone), kept
 
-    def _forget(self, name: str) -> None:
-        self.sets = {key: held for key, held in self.sets.items() if key != name}
+    def _why_kept(self, held: HeldSet) -> str | None:
+        if held.is_pinned:
+            return "is pinned"
+        if held.users:
+            return "is used by a request that runs"
+        leases = self.leases.count(held.id)
+        return f"is held by {leases} connections" if leases else None
 
 
 def set_id(family: str, contents: Mapping[str, str], precision: str, backend: str) -> str:

@@ -219,6 +219,7 @@ class FairQueue:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._interactive, self._bulk = _Turns(), _Turns()
+        self._first: list[Job] = []
         self._calls: collections.deque[Call] = collections.deque()
         self._taken = 0
         self._puts = 0
@@ -229,6 +230,13 @@ class FairQueue:
         with self._condition:
             self._turns(job).put(job)
             self._puts += 1
+            self._condition.notify_all()
+
+    def put_first(self, job: Job) -> None:
+        """Add a job whose turn it was, and that had to wait for its model: it comes before all else."""
+        with self._condition:
+            job.state = QUEUED
+            self._first.append(job)
             self._condition.notify_all()
 
     def restore(self, job: Job) -> None:
@@ -250,10 +258,12 @@ class FairQueue:
     def take(self) -> Job | Call | None:
         """Wait for what is next, in fair order, and mark it as running; None when closed and empty."""
         with self._condition:
-            while not (self._calls or self._interactive or self._bulk):
+            while not (self._first or self._calls or self._interactive or self._bulk):
                 if self._is_closed:
                     return None
                 self._condition.wait()
+            if self._first:
+                return _begun(self._first.pop(0))
             return self._calls.popleft() if self._calls else _begun(self._next())
 
     def take_call(self) -> Call | None:
@@ -265,8 +275,7 @@ class FairQueue:
         """Return the first waiting job that may be batched, if there is one, at once."""
         with self._condition:
             for job in self._waiting():
-                if job.group is not None:
-                    self._turns(job).remove(job)
+                if job.group is not None and self.remove(job):
                     return _begun(job)
             return None
 
@@ -293,13 +302,16 @@ class FairQueue:
     def remove(self, job: Job) -> bool:
         """Take a waiting job out; False if it does not wait any more."""
         with self._condition:
+            if job in self._first:
+                self._first.remove(job)
+                return True
             return self._turns(job).remove(job)
 
     def clear(self) -> list[Job]:
         """Take all waiting jobs out."""
         with self._condition:
             jobs = list(self._waiting())
-            self._interactive, self._bulk = _Turns(), _Turns()
+            self._interactive, self._bulk, self._first = _Turns(), _Turns(), []
             return jobs
 
     def close(self) -> None:
@@ -309,6 +321,7 @@ class FairQueue:
             self._condition.notify_all()
 
     def _waiting(self) -> Iterator[Job]:
+        yield from self._first
         yield from self._interactive.in_turn()
         yield from self._bulk.in_turn()
 

@@ -155,7 +155,7 @@ class Qwen3Encoder:
         self.shape = shape
         self.device = device
         self._model = build(lambda: _Qwen3(shape))
-        self.dtype = fill(self._model, tensors, DECIDING, device)
+        self.dtype = fill(self._model, tensors, DECIDING)
 
     @property
     def facts(self) -> EncoderFacts:

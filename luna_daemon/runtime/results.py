@@ -93,6 +93,14 @@ class ResultCache:
         if result is not None:
             self._bytes -= result.nbytes + _ENTRY_BYTES
 
+    def free(self, nbytes: int | None = None) -> int:
+        """Forget the results used longest ago until that many bytes are free, or all; return the freed bytes."""
+        with self._lock:
+            before = self._bytes
+            while self._kept and (nbytes is None or before - self._bytes < nbytes):
+                self._drop(self._kept.popitem(last=False)[1])
+            return before - self._bytes
+
     def status(self) -> CacheStatus:
         """Return what the daemon's status says of it."""
         with self._lock:

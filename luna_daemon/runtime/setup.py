@@ -9,9 +9,13 @@ import psutil
 import torch
 
 from luna_daemon.runtime import memory
+from luna_daemon.runtime.residency import Residency
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from luna_daemon.engine_seam import EngineOptions
     from luna_daemon.runtime.device import DeviceChoice
     from luna_daemon.status_messages import DeviceStatus
 
@@ -37,6 +41,16 @@ def take_device(choice: DeviceChoice, threads: int | None) -> torch.device:
     except RuntimeError as error:
         raise DaemonError("device-unusable", f"{choice.card.name} does not compute: {error}", None) from error
     return device
+
+
+def make_residency(
+    device: torch.device, options: EngineOptions, drop_merged: Callable[[], int], leases: Callable[[str], int]
+) -> Residency:
+    """Return what decides where sets are: a card's memory has a budget of its own, on a CPU there is only the RAM's."""
+    host = torch.device("cpu")
+    if device.type == "cpu":
+        return Residency(device, host, options.ram_budget_bytes, None, drop_merged, leases)
+    return Residency(device, host, options.vram_budget_bytes, options.ram_budget_bytes, drop_merged, leases)
 
 
 def measure(status: DeviceStatus, device: torch.device) -> DeviceStatus:

@@ -61,18 +61,17 @@ def keep(tensor: torch.Tensor, asked: torch.dtype) -> torch.Tensor:
     return tensor if tensor.dtype.itemsize < target.itemsize else tensor.to(target)
 
 
-def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], deciding: str, device: torch.device) -> torch.dtype:
+def fill(module: nn.Module, tensors: Mapping[str, torch.Tensor], deciding: str) -> torch.dtype:
     """Give a module built by `build` its weights and return the type that they count as.
 
     Args:
         module: its parameters are named as in ``tensors``.
         tensors: name → tensor.
         deciding: the tensor whose type is the encoder's, as ComfyUI decides.
-        device: where it will run.
     """
     asked = tensors[deciding].dtype
     weights = {name: keep(tensors[name], asked) for name in module.state_dict()}
     module.requires_grad_(requires_grad=False)
     module.load_state_dict(weights, strict=True, assign=True)
-    module.eval().to(device)
+    module.eval()
     return asked if asked.itemsize <= WIDEST_BYTES else torch.float16

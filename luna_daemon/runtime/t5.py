@@ -172,7 +172,7 @@ class T5Encoder:
         self.shape = shape
         self.device = device
         self._model = build(lambda: _T5(shape))
-        self.dtype = fill(self._model, tensors, DECIDING, device)
+        self.dtype = fill(self._model, tensors, DECIDING)
 
     @property
     def facts(self) -> EncoderFacts:

@@ -38,6 +38,8 @@ def request(name: str, error: str = "") -> tuple[Any, list[p.WireTensor]]:
         "describe_model": (p.DescribeModel(told), []),
         "load_model": (p.LoadModel((p.Part("l", id=told),)), []),
         "put_model": (p.PutModel("begin", content=told, nbytes=5), []),
+        "free": (p.Free(), []),
+        "lease": (p.Lease("set", release=True), []),
         "unload_model": (p.UnloadModel(told), []),
         "encode_tokens": (tokens(told), [IDS]),
         "encode_text": (p.EncodeText(told, (p.TextItem("a cat"),)), []),
@@ -158,6 +160,58 @@ def test_unload_model_frees(wire: WireDaemon) -> None:
     with pytest.raises(DaemonError) as caught:
         client.unload_model("error:model-in-use")
     assert caught.value.code == "model-in-use"
+
+
+def test_free_says_what_it_gave_back_and_what_left_the_device(wire: WireDaemon) -> None:
+    client = wire.client()
+    client.load_model([wire_part("disk:a")])
+    freed = client.free("idle_models", 7)
+    assert (freed.freed_bytes, freed.moved) == ({"idle_models": 7}, ("disk:a",))
+    with pytest.raises(DaemonError) as caught:
+        client.free("everything")
+    assert caught.value.code == "request-invalid"
+
+
+def test_a_request_for_a_set_on_disk_waits_while_it_is_read_and_others_go_on(wire: WireDaemon) -> None:
+    client = wire.client()
+    for name in ("disk:b", "disk:error:file-damaged"):
+        client.load_model([wire_part(name)])
+    client.free("idle_models")
+    reply = client.call("encode_tokens", tokens("disk:b"), [IDS])
+    assert reply.did.set == "disk:b"
+    assert reply.timing.load > 0
+    with pytest.raises(DaemonError) as caught:
+        client.call("encode_tokens", tokens("disk:error:file-damaged"), [IDS])
+    assert caught.value.code == "file-damaged"
+    assert wait_for_none_in_flight(client)
+
+
+def test_a_load_does_not_delay_an_encode(wire: WireDaemon) -> None:
+    client, other = wire.client(), wire.client(name="loader")
+    worker = threading.Thread(target=lambda: other.load_model([wire_part("slow:0.5")]))
+    worker.start()
+    deadline = time.monotonic() + 5
+    while client.status().queue["load"].running == 0:
+        assert time.monotonic() < deadline
+    client.call("encode_tokens", tokens("s"), [IDS])
+    assert worker.is_alive()
+    worker.join()
+
+
+def test_who_loaded_a_set_holds_it_until_it_gives_it_back_or_goes(wire: WireDaemon) -> None:
+    first, second = wire.client(), wire.client(name="second")
+    first.load_model([wire_part("held")])
+    assert second.lease("held").leases == 2
+    assert second.lease("held").leases == 2
+    assert second.lease("held", release=True).leases == 1
+    with pytest.raises(DaemonError) as caught:
+        second.lease("nowhere")
+    assert caught.value.code == "model-missing"
+    first.close()
+    assert second.lease("held", release=True).leases == 1  # for a minute: it may be on its way back
+    second.load_model([wire_part("held")])
+    second.unload_model("held")
+    assert second.lease("held", release=True).leases == 1
 
 
 def test_encode_tokens_carries_tensors_both_ways(wire: WireDaemon) -> None:

@@ -40,6 +40,8 @@ REQUESTS: dict[str, Any] = {
     "describe_model": wire.DescribeModel("sd15"),
     "load_model": wire.LoadModel((wire.Part("l", id="a/b", expect=EXPECT),), "sd15", pin=True),
     "put_model": wire.PutModel("begin", content="abc", nbytes=2**34),
+    "free": wire.Free("results", 5),
+    "lease": wire.Lease("s", release=True),
     "unload_model": wire.UnloadModel(all=True),
     "encode_tokens": wire.EncodeTokens("sd15", (ITEM,), exact=True),
     "encode_text": wire.EncodeText("sd15", (wire.TextItem({"l": "a", "g": "b"}, layer=-2),)),

@@ -18,7 +18,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from luna_daemon import process  # noqa: E402 - the path comes first
 from luna_daemon import protocol as p  # noqa: E402 - likewise
-from luna_daemon.engine_seam import Ran, here  # noqa: E402 - likewise
+from luna_daemon.engine_seam import Ran, SetOnDiskError, here  # noqa: E402 - likewise
+from luna_daemon.runtime.leases import Leases  # noqa: E402 - likewise
 from luna_engine.errors import DaemonError  # noqa: E402 - likewise
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class SmallEngine:
         self.options = options
         self.sets: dict[str, bool] = {}
         self.uploads: dict[str, bytearray] = {}
+        self.leases = Leases()
+        self.on_disk: set[str] = set()
 
     def start(self, on_phase: OnPhase, on_device: OnDevice = here) -> None:
         on_phase("models", 0.5)
@@ -72,6 +75,15 @@ class SmallEngine:
             raise RuntimeError("no such luck")
         elif told:
             raise DaemonError(told, f"told to fail with {told}")
+
+    def bring(self, set_id: str, check: Check) -> None:
+        obey(set_id.removeprefix("disk:"))
+        self.on_disk.discard(set_id)
+
+    def free(self, body: p.Free, tensors: Segments, check: Check) -> Answer:
+        obey(body.what)
+        self.on_disk = {name for name in self.sets if name.startswith("disk:")}
+        return p.Freed({body.what: body.bytes or 10}, tuple(sorted(self.on_disk))), []
 
     def recall(self, body: Any, tensors: Mapping[str, p.WireTensor]) -> Answer | None:
         if getattr(body, "set", "") == "recall-bug":
@@ -128,6 +140,8 @@ class SmallEngine:
         return p.Unloaded(freed), []
 
     def encode_tokens(self, body: p.EncodeTokens, tensors: Segments, check: Check) -> Answer:
+        if body.set in self.on_disk:
+            raise SetOnDiskError(body.set)
         obey(body.set)
         self._misbehave(body, check)
         if body.set == "big":
