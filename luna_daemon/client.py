@@ -236,7 +236,10 @@ class DaemonClient(KeptConnection):
         *,
         release: bool = False,
     ) -> Leased:
-        """Hold a set for this connection, or give it back."""
+        """Hold a set for this connection, or give it back.
+
+        `holds` counts for several users of one connection and gives the set back after the last of them.
+        """
         return cast("Leased", self.call("lease", Lease(set, release)).body)
 
     def encode_tokens(

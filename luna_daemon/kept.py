@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from luna_daemon import address
 from luna_daemon.fields import decode_body, plain
+from luna_daemon.holds import Holds
 from luna_daemon.link import Link, error_from
 from luna_daemon.protocol import COMMANDS, Did, Lane, Timing
 from luna_daemon.stream import ConnectionLostError
@@ -66,6 +67,7 @@ class KeptConnection:
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._is_closed = False
+        self.holds = Holds()
 
     def close(self) -> None:
         """Close the connection. The daemon gives up what this client still waits for."""
@@ -126,6 +128,7 @@ class KeptConnection:
         if trace is not None:
             header["trace"] = trace
         try:
+            self._release_leases()
             return self._exchange(row.name, header, tensors, seconds, poll)
         except ConnectionLostError as lost:
             if not row.repeatable or self._is_closed:
@@ -185,6 +188,12 @@ class KeptConnection:
             self._shm_fault = error.message
         if link is not None:
             link.close()
+
+    def _release_leases(self) -> None:
+        for name in self.holds.released():
+            link = self._usable_link()
+            ignored, _ = link.start({"cmd": "lease", "body": {"set": name, "release": True}}, ())
+            link.forget(ignored)
 
     def _give_up(self, link: Link, request: int) -> None:
         link.forget(request)

@@ -311,6 +311,10 @@ class ShmOpened:
         )
 
 
+OUT_OF_MEMORY = "out-of-memory"
+"""The reason of a downgrade that the lack of memory forced."""
+
+
 @dataclass(frozen=True, slots=True)
 class Downgrade:
     """Luna did something other than asked: what, instead of what, and why."""

@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from luna_daemon.messages import OUT_OF_MEMORY
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -64,6 +66,10 @@ class Reading:
     lora_rows: Mapping[str, int]
 
 
+_OOM_STEPS = {"merged": "merged", "passes": "halved", "idle": "moved"}
+"""First words of what the ladder (`luna_daemon.runtime.ladder`) did otherwise -> label."""
+
+
 class Meter:
     """Counts what requests did. Thread-safe."""
 
@@ -107,6 +113,8 @@ class Meter:
                 pair = (str(entry["from"]), str(entry["reason"]))
                 known = pair in self._downgrades or len(self._downgrades) < _PAIRS_MAX
                 self._downgrades[pair if known else _OTHER] += 1
+                if pair[1] == OUT_OF_MEMORY:
+                    self._out_of_memory[_OOM_STEPS.get(pair[0].partition(" ")[0], "other")] += 1
             if record.get("tiled") == "oom":
                 self._out_of_memory["tiled"] += 1
 

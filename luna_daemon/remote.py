@@ -7,6 +7,7 @@ all clones.
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from luna_engine.errors import DaemonError, LunaError
@@ -93,7 +94,9 @@ class RemoteSet:
         self.loras: set[str] = set()
         """Hashes of LoRAs that the daemon was seen to have."""
         client = connect()
-        self.set_id, self.facts = source.load(client)
+        self.set_id, self.facts = self._loaded(client)
+        client.holds.hold(self.set_id)
+        weakref.finalize(self, client.holds.let_go, self.set_id).atexit = False
         self.place = f"{client.host}:{client.port}, set {self.set_id}"
 
     def call(self, request: Callable[[DaemonClient, str], T]) -> T:
@@ -110,9 +113,16 @@ class RemoteSet:
         self._load_again()
         return request(self._connect(), self.set_id)
 
+    def _loaded(self, client: DaemonClient) -> tuple[str, ModelFacts]:
+        """Have the set loaded, and held for this process."""
+        set_id, facts = self._source.load(client)
+        if "lease" in client.welcome.commands:  # not in the first daemons of this protocol
+            client.lease(set_id)
+        return set_id, facts
+
     def _load_again(self) -> None:
         with self._lock:
-            set_id, facts = self._source.load(self._connect())
+            set_id, facts = self._loaded(self._connect())
         if set_id != self.set_id:
             raise DaemonError(
                 "daemon-model-changed",

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, TypeVar
 
-from luna_daemon.messages import Downgrade
+from luna_daemon.messages import OUT_OF_MEMORY, Downgrade
 from luna_daemon.runtime.failures import is_out_of_memory, release_cache
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from luna_engine.errors import DaemonError
 
 T = TypeVar("T")
-REASON = "out of memory"
 _log = logging.getLogger("luna.daemon.memory")
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TRIED = re.compile(r"tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", re.IGNORECASE)
@@ -73,7 +72,9 @@ class Ladder:
         yield "cache emptied"
         if freed := self._drop_merged():
             release_cache()
-            effort.downgraded.append(Downgrade("merged LoRA weights", f"{freed:,} bytes of them dropped", REASON))
+            effort.downgraded.append(
+                Downgrade("merged LoRA weights", f"{freed:,} bytes of them dropped", OUT_OF_MEMORY)
+            )
             yield "merged weights dropped"
         yield from _halve(effort)
         if effort.spare_tile is not None:
@@ -81,7 +82,9 @@ class Ladder:
             yield "tiled"
         if moved := self._demote_idle(effort.set_id):
             release_cache()
-            effort.downgraded.append(Downgrade("idle sets on the device", f"{', '.join(moved)} moved off", REASON))
+            effort.downgraded.append(
+                Downgrade("idle sets on the device", f"{', '.join(moved)} moved off", OUT_OF_MEMORY)
+            )
             yield "idle sets moved"
 
 
@@ -89,8 +92,14 @@ def _halve(effort: Effort) -> Iterator[str]:
     asked, place = effort.rows, len(effort.downgraded)
     while effort.rows is not None and effort.rows > 1:
         effort.rows //= 2
-        effort.downgraded[place:] = [Downgrade(f"passes of {asked} rows", f"passes of {effort.rows} rows", REASON)]
+        effort.downgraded[place:] = [
+            Downgrade(f"passes of {asked} rows", f"passes of {effort.rows} rows", OUT_OF_MEMORY)
+        ]
         yield "batch halved"
+
+
+def _did(asked: str, instead: str) -> Downgrade:
+    return Downgrade(asked, instead, OUT_OF_MEMORY)
 
 
 def _asked_bytes(error: BaseException) -> int | None:

@@ -327,17 +327,17 @@ def test_what_was_done_other_than_asked_is_counted_kept_and_told() -> None:
     did = {
         "batch": {"rows": 6, "requests": 2},
         "loras": [{"hash": "x", "path": "side", "unmatched": 0}],
-        "downgraded": [{"from": "batch", "to": "half", "reason": "out-of-memory"}],
+        "downgraded": [{"from": "passes of 8 rows", "to": "half", "reason": "out-of-memory"}],
         "tiled": "oom",
     }
     for _ in range(12):
         watch.ended(job_of("vae_decode"), "c", "ok", {"run": 1.0}, did)
     wait_for(lambda: len(sink.records) == 12)
-    assert sink.records[0]["body"] == {"from": "batch", "to": "half", "reason": "out-of-memory"}
+    assert sink.records[0]["body"] == {"from": "passes of 8 rows", "to": "half", "reason": "out-of-memory"}
     assert len(watch.downgrades) == 10
     read = watch.meter.read()
-    assert read.downgrades == {("batch", "out-of-memory"): 12}
-    assert (read.lora_rows, read.out_of_memory) == ({"side": 12}, {"tiled": 12})
+    assert read.downgrades == {("passes of 8 rows", "out-of-memory"): 12}
+    assert (read.lora_rows, read.out_of_memory) == ({"side": 12}, {"tiled": 12, "halved": 12})
     assert read.rows.counts[3] == 12
     watch.events.forget(sink)
 

@@ -187,7 +187,7 @@ def test_each_step_of_the_ladder_may_be_the_one_that_helps(failures: int) -> Non
     allowed = [(4, None), (4, None), (4, None), (2, None), (1, None), (1, TILE), (1, TILE)]
     assert work.tries == allowed[: failures + 1]
     assert len(effort.downgraded) == sum(failures > place for place in (1, 2, 5))
-    assert all(entry.reason == "out of memory" for entry in effort.downgraded)
+    assert all(entry.reason == "out-of-memory" for entry in effort.downgraded)
 
 
 def test_when_nothing_helps_the_refusal_knows_what_could_not_be_had() -> None:
@@ -258,7 +258,7 @@ def test_a_batch_that_ran_out_of_memory_is_halved_and_gives_the_same(engine: Eng
     reply, tensors = engine.encode_text(body, {}, never)
     assert [call[2] for call in calls] == [16, 16, 8, 4]
     (entry,) = reply.did.downgraded
-    assert (entry.asked, entry.did, entry.reason) == ("passes of 16 rows", "passes of 4 rows", "out of memory")
+    assert (entry.asked, entry.did, entry.reason) == ("passes of 16 rows", "passes of 4 rows", "out-of-memory")
     for mine, theirs in zip(tensors, expected, strict=True):
         assert torch.allclose(to_torch(mine), to_torch(theirs), rtol=0, atol=1e-5)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -351,6 +352,27 @@ class TestDaemonVAE:
             vae.get_sd()
         assert not hasattr(vae.first_stage_model, "per_channel_statistics")
         assert "decoder.conv_in.weight" in vae.first_stage_model.state_dict()
+
+
+def test_a_set_is_held_until_the_last_proxy_of_the_process_is_gone(
+    client: DaemonClient, clip_tensors: dict[str, torch.Tensor]
+) -> None:
+    first = RemoteSet(lambda: client, sent(lambda: clip_tensors), Host())
+    second = RemoteSet(lambda: client, ServedSet(first.set_id), Host())
+    name, clone = first.set_id, DaemonCLIP(first, LetterTokenizer())
+
+    def leases() -> int:
+        return next(row.leases for row in client.status().sets if row.set == name)
+
+    gc.collect()
+    client.ping()
+    assert leases() == 1
+    del first, second
+    gc.collect()
+    assert leases() == 1
+    del clone
+    gc.collect()
+    assert leases() == 0
 
 
 def test_a_restarted_daemon_gets_the_weights_again_while_they_are_there(
