@@ -123,9 +123,9 @@ def counted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     (held,) = engine._store.sets.values()
     encode, seen = type(held.model).encode, []
 
-    def counting(self: Any, items: Any, check: Any) -> Any:
+    def counting(self: Any, items: Any, *arguments: Any) -> Any:
         seen.append(len(items))
-        return encode(self, items, check)
+        return encode(self, items, *arguments)
 
     monkeypatch.setattr(type(held.model), "encode", counting)
     return seen
