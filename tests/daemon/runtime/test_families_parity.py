@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 
 from luna_daemon.runtime import conditioning, tokens
 from luna_daemon.runtime.backend import EncodeItem, EncoderInput, Row
-from luna_daemon.runtime.clip_text import END, ClipShape, ClipTextEncoder, expected_shapes
+from luna_daemon.runtime.clip_text import ClipTextEncoder
 from luna_daemon.runtime.families import FAMILIES
 from luna_daemon.runtime.qwen3 import Qwen3Encoder
 from luna_daemon.runtime.t5 import T5Encoder
 from luna_daemon.runtime.vocabulary import open_role_vocabulary
 from tests.daemon.runtime import small_encoders
-from tests.daemon.runtime.small_encoders import QWEN, T5
+from tests.daemon.runtime.small_encoders import CLIP_G_SHALLOW, CLIP_L_SHALLOW, QWEN, SIZES, T5, clip_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,36 +36,6 @@ LIMIT = 1e-5
 SCRIPT = Path(__file__).with_name("comfy_families_golden.py")
 TIMEOUT_S = 600
 CPU = torch.device("cpu")
-CLIP_L_SHALLOW = ClipShape(layers=3, width=768, activation="quick_gelu", pad=END)
-CLIP_G_SHALLOW = ClipShape(layers=3, width=1280, activation="gelu", pad=0)
-SIZES = {
-    "t5xxl": {
-        "d_model": T5.width,
-        "d_kv": T5.head_width,
-        "d_ff": T5.hidden,
-        "num_heads": T5.heads,
-        "num_layers": T5.layers,
-    },
-    "clip_l": {"num_hidden_layers": CLIP_L_SHALLOW.layers},
-    "clip_g": {"num_hidden_layers": CLIP_G_SHALLOW.layers},
-    "qwen3_4b": {
-        "hidden_size": QWEN.width,
-        "intermediate_size": QWEN.hidden,
-        "num_hidden_layers": QWEN.layers,
-        "num_attention_heads": QWEN.heads,
-        "num_key_value_heads": QWEN.key_heads,
-    },
-}
-
-
-def clip_weights(shape: ClipShape, seed: int) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    found = {
-        name: (torch.randn(size, generator=generator) * 0.05 + ("norm" in name and name.endswith("weight"))).half()
-        for name, size in expected_shapes(shape).items()
-    }
-    found["text_projection.weight"] = (torch.randn(shape.width, shape.width, generator=generator) * 0.05).half()
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,21 @@ class LunaTestProbe:
         return {"ui": {"probe": [name]}}
 
 
+class LunaTestStack:
+    """Give a LORA_STACK written as JSON."""
+
+    CATEGORY = "tests"
+    FUNCTION = "give"
+    RETURN_TYPES = ("LORA_STACK",)
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's protocol
+        return {"required": {"entries": ("STRING", {"default": "[]"})}}
+
+    def give(self, entries: str) -> tuple[list[tuple[Any, ...]]]:
+        return ([tuple(entry) for entry in json.loads(entries)],)
+
+
 def _is_lora_stack(value: Any) -> bool:
     return isinstance(value, list) and all(len(entry) == 3 and isinstance(entry[0], str) for entry in value)
 
@@ -52,4 +67,4 @@ def _tensors(value: Any) -> dict[str, Any]:
     return tensors
 
 
-NODE_CLASS_MAPPINGS = {"LunaTestProbe": LunaTestProbe}
+NODE_CLASS_MAPPINGS = {"LunaTestProbe": LunaTestProbe, "LunaTestStack": LunaTestStack}
