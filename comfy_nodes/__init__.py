@@ -7,10 +7,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import comfy, daemon, models, promptcraft, text_encoding, wildcards
+from . import (
+    comfy,
+    daemon,
+    lora_randomizer,
+    models,
+    promptcraft,
+    text_encoding,
+    wildcard_builder,
+    wildcard_explorer,
+    wildcards,
+)
 
 _NODES: tuple[type[Any], ...] = (
     *wildcards.NODES,
+    *wildcard_builder.NODES,
+    *lora_randomizer.NODES,
+    *wildcard_explorer.NODES,
     *promptcraft.NODES,
     *daemon.NODES,
     *text_encoding.NODES,

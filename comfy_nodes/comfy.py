@@ -75,6 +75,12 @@ class ComfyHost:
 
         return list(folder_paths.get_filename_list("loras"))
 
+    def embedding_files(self) -> list[str]:
+        """List ComfyUI's embedding files, paths below their folders."""
+        import folder_paths
+
+        return list(folder_paths.get_filename_list("embeddings"))
+
     def lora_stamp(self) -> str:
         """Return a stamp of the LoRA folders: names, sizes and times of the files in them; never raises."""
         import folder_paths
@@ -250,6 +256,11 @@ class _Tokenizer:
 def current_host() -> ComfyHost:
     """Return the ComfyUI this process runs in."""
     return _HOST
+
+
+def is_running() -> bool:
+    """Tell whether a ComfyUI runs in this process; without one the classes are only looked at."""
+    return "folder_paths" in sys.modules
 
 
 def register() -> None:

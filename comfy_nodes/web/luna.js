@@ -3,7 +3,16 @@
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
-const SHOWS_TEXT = new Set(["LunaYAMLWildcard", "LunaPromptCraft", "LunaDaemonStatus"]);
+const SHOWS_TEXT = new Set([
+  "LunaYAMLWildcard",
+  "LunaYAMLWildcardBatch",
+  "LunaWildcardBuilder",
+  "LunaLoRARandomizer",
+  "LunaYAMLWildcardExplorer",
+  "LunaYAMLPathExplorer",
+  "LunaPromptCraft",
+  "LunaDaemonStatus",
+]);
 const WIDGET = "luna_text";
 
 // The widget is display only: `options.serialize` keeps it out of the prompt, `serialize` out of the saved workflow.

@@ -28,11 +28,11 @@ class FolderHost(comfy.ComfyHost):
     def readable_roots(self) -> tuple[Path, ...] | None:
         return self.roots
 
-    def model_names(self, kind: str) -> tuple[str, ...]:
-        return self.models.get(kind, ())
-
     def lora_files(self) -> list[str]:
-        return list(self.model_names("loras"))
+        return list(self.models.get("loras", ()))
+
+    def embedding_files(self) -> list[str]:
+        return list(self.models.get("embeddings", ()))
 
     def notice(self, message: str) -> None:
         self.notices.append(message)
