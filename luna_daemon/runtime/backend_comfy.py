@@ -75,6 +75,8 @@ class _TextEncoders:
         self.model: Any = clip.cond_stage_model
         self.modules = comfy_loading.text_modules(clip)
         self.facts = {role: _encoder_facts(module) for role, module in self.modules.items()}
+        learned = {role: _positions(module) for role, module in self.modules.items()}
+        self.positions = {role: count for role, count in learned.items() if count is not None}
         self.loras = SetLoras({role: _slots(self.model, module) for role, module in self.modules.items()}, {}, shelf)
         self._watched = _Watched(self.model)
 
@@ -191,7 +193,8 @@ class _Vae:
 class ComfySet:
     """A loaded set of the comfy backend (see `luna_daemon.runtime.backend.ModelSet`)."""
 
-    def __init__(self, text: _TextEncoders | None, vae: _Vae | None) -> None:
+    def __init__(self, family: str, text: _TextEncoders | None, vae: _Vae | None) -> None:
+        self._is_partial = family in FAMILIES and FAMILIES[family].is_partial
         self._text = text
         self._vae = vae
         self._place = Place.DEVICE
@@ -221,6 +224,7 @@ class ComfySet:
         text = self._require_text()
         for item in items:
             _require_roles(item, text.facts)
+            _require_lengths(item, text, is_partial=self._is_partial)
         return text.encode(items, check)
 
     def find_loras(self, item: EncodeItem) -> Recipe:
@@ -341,6 +345,7 @@ class ComfyBackend:
         dtype = _VAE_TYPES[precision]
         vae = comfy_loading.load_vae(self._comfy, parts["vae"], dtype, self._device, check) if "vae" in parts else None
         return ComfySet(
+            family,
             None if encoders is None else _TextEncoders(encoders, self._comfy, self.loras),
             None if vae is None else _Vae(vae, self._comfy),
         )
@@ -374,6 +379,29 @@ def _require_roles(item: EncodeItem, facts: Mapping[str, EncoderFacts]) -> None:
             f"the set has no text encoder {unknown[0]!r}; it has {', '.join(sorted(facts))}",
             "tokenise with the tokenizer of the set's own family",
         )
+
+
+def _require_lengths(item: EncodeItem, text: _TextEncoders, *, is_partial: bool) -> None:
+    """Check what ComfyUI would fail on with an error about tensors: CLIP reads rows of one length, one at least.
+
+    A partial family goes without its CLIP encoders if a prompt has tokens for none of them.
+    """
+    rows = {role: item.encoders[role].rows if role in item.encoders else () for role in text.positions}
+    is_without = is_partial and not any(rows.values())
+    for role, length in text.positions.items():
+        if not is_without and (not rows[role] or any(len(row.ids) != length for row in rows[role])):
+            raise DaemonError(
+                "token-invalid",
+                f"{role} takes rows of {length} tokens, one at least",
+                "tokenise with the tokenizer of the set's own family",
+            )
+
+
+def _positions(module: Any) -> int | None:
+    """Return how many positions an encoder has learned, None where they are computed."""
+    embeddings = getattr(getattr(module.transformer, "text_model", None), "embeddings", None)
+    table = getattr(embeddings, "position_embedding", None)
+    return None if table is None else int(table.weight.shape[0])
 
 
 def _token_rows(given: EncoderInput) -> list[list[tuple[Any, float]]]:

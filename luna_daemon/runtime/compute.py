@@ -283,7 +283,7 @@ class ComputeCommands:
 
     def _vae_did(self, held: HeldSet, tile: Tile | None, effort: Effort, crop: tuple[int, int] | None) -> Did:
         if tile is not None:
-            images.require_tile(tile)
+            images.require_tile(tile, is_timed=held.model.vae is not None and images.is_video(held.model.vae))
         effort.set_id = held.id
         unasked = "no" if effort.tile is None else "oom"
         return Did(

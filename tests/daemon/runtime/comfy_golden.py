@@ -1,12 +1,14 @@
 """Run by ComfyUI's interpreter: what ComfyUI's own classes compute, written to one safetensors file.
 
 `python comfy_golden.py COMFYUI CHECKPOINT EMBEDDINGS OUT [--brief]`; brief is a few prompts and no images. With
-`--vae` the file is a VAE alone and only images are computed. Not a test module and never imported by Luna.
+`--vae` the file is a VAE alone and only images are computed; with `--type=SD3` (a CLIPType) CHECKPOINT is a list of
+text encoders, joined by `os.pathsep`, and prompts are very few. Not a test module and never imported by Luna.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -32,12 +34,17 @@ PROMPTS = {
 }
 LAYERS = (None, -1, -2, -5, -12, -13, 3)
 BRIEF = ("plain", "weighted", "over_77", "empty", "embedding_middle")
-BRIEF_LAYERS = (None, -1, -3, -13, -40)
+FEW = ("plain", "weighted", "empty")
+LONG_AND_SHORT = ("a cat, " * 40, "a dog")
+BRIEF_LAYERS = (None, -1, -13, -40)
 
 
 def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) -> None:
     """Compute every case and write it."""
-    brief = "--brief" in flags
+    kind = next((flag.removeprefix("--type=") for flag in flags if flag.startswith("--type=")), None)
+    brief = "--brief" in flags or kind is not None
+    names = (BRIEF if kind is None else FEW) if brief else tuple(PROMPTS)
+    layered = ("weighted",) if kind is not None else ("plain", "weighted")
     sys.path.insert(0, comfyui)
     sys.argv = [sys.argv[0]]
     import comfy.options
@@ -59,27 +66,57 @@ def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) 
             _vae(sd.VAE(sd=comfy.utils.load_torch_file(checkpoint)), tensors, torch)
             save_file(tensors, out)
             return
-        _, clip, vae, _ = sd.load_checkpoint_guess_config(
-            checkpoint,
-            output_vae=not brief,
-            output_clip=True,
-            output_model=False,
-            embedding_directory=embeddings,
-        )
-        for name in BRIEF if brief else PROMPTS:
+        vae = None
+        if kind is not None:
+            clip = sd.load_clip(checkpoint.split(os.pathsep), embeddings, getattr(sd.CLIPType, kind))
+        else:
+            _, clip, vae, _ = sd.load_checkpoint_guess_config(
+                checkpoint,
+                output_vae=not brief,
+                output_clip=True,
+                output_model=False,
+                embedding_directory=embeddings,
+            )
+        for name in names:
             text = PROMPTS[name]
-            for layer in (BRIEF_LAYERS if brief else LAYERS) if name in {"plain", "weighted"} else (None,):
+            for layer in (BRIEF_LAYERS if brief else LAYERS) if name in layered else (None,):
                 one = clip.clone()
                 if layer is not None:
                     one.clip_layer(layer)
-                tokens = one.tokenize(text)
-                cond, pooled = one.encode_from_tokens(tokens, return_pooled=True)
-                key = f"{name}@{layer}"
-                facts[key] = {"text": text, "layer": layer, "roles": _flatten(key, tokens, tensors, torch)}
-                tensors[f"{key}.cond"], tensors[f"{key}.pooled"] = cond.clone(), pooled.clone()
+                _keep(f"{name}@{layer}", one, text, one.tokenize(text), facts, tensors, torch)
+        _keep("unprojected", clip, PROMPTS["weighted"], clip.tokenize(PROMPTS["weighted"]), facts, tensors, torch)
+        if kind is None and "g" in clip.tokenize(""):
+            _keep("two_texts", clip, "", _two_texts(clip), facts, tensors, torch)
         if vae is not None:
             _vae(vae, tensors, torch)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out, {"cases": json.dumps(facts)})
+
+
+def _two_texts(clip: Any) -> Any:
+    """As CLIPTextEncodeSDXL joins two prompts: the shorter side is filled with empty chunks."""
+    long, short = LONG_AND_SHORT
+    tokens, empty = clip.tokenize(short), clip.tokenize("")
+    tokens["l"] = clip.tokenize(long)["l"]
+    while len(tokens["g"]) < len(tokens["l"]):
+        tokens["g"] += empty["g"]
+    return tokens
+
+
+def _keep(
+    key: str, clip: Any, text: str, tokens: Any, facts: dict[str, Any], tensors: dict[str, Any], torch: Any
+) -> None:
+    """Encode one prompt and note all of it; a key of "unprojected" asks for that pooled output."""
+    projected = key != "unprojected"
+    cond, pooled = clip.encode_from_tokens(tokens, return_pooled=True if projected else "unprojected")
+    kept = {role: chunks for role, chunks in tokens.items() if _has(clip, role)}
+    roles = _flatten(key, kept, tensors, torch)
+    facts[key] = {"text": text, "layer": clip.layer_idx, "roles": roles, "projected": projected}
+    tensors[f"{key}.cond"], tensors[f"{key}.pooled"] = cond.clone(), pooled.clone()
+
+
+def _has(clip: Any, role: str) -> bool:
+    model = clip.cond_stage_model
+    return any(getattr(model, name, None) is not None for name in (role, f"clip_{role}"))
 
 
 def _flatten(key: str, tokens: Any, tensors: dict[str, Any], torch: Any) -> dict[str, list[int]]:

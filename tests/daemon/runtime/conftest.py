@@ -19,8 +19,11 @@ from luna_engine.weights.demo.writing import write
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from luna_daemon.runtime.backend import ModelBackend
     from luna_daemon.runtime.engine import Engine
 
+BACKEND = os.environ.get("LUNA_TEST_BACKEND", "native")
+"""Which backend the contract and parity tests run; comfy only in ComfyUI's own interpreter (test_comfy_backend.py)."""
 EMBEDDING_VECTORS = 2
 
 
@@ -87,6 +90,17 @@ def engine(roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
         made = Engine(EngineOptions(device="cpu", preload=("checkpoints/parts.safetensors",), roots=roots, threads=1))
         made.start(lambda phase, done: None)
     return made
+
+
+@pytest.fixture(scope="session")
+def backend() -> ModelBackend:
+    """The backend under test, on the CPU."""
+    import torch
+
+    from luna_daemon.runtime.choice import choose_backend
+
+    checkout = Path(os.environ["COMFYUI_PATH"]) if BACKEND == "comfy" else None
+    return choose_backend(BACKEND, checkout, torch.device("cpu"))[0]
 
 
 @pytest.fixture(scope="session")

@@ -75,7 +75,7 @@ def _text_case(file: Any, names: set[str], key: str, fact: dict[str, Any]) -> Ca
         vectors = f"{key}.{role}.vectors"
         inputs[role] = EncoderInput(rows, (file.get_tensor(vectors),) if vectors in names else ())
     layer = fact["layer"]
-    item = EncodeItem(inputs, {} if layer is None else dict.fromkeys(inputs, layer))
+    item = EncodeItem(inputs, {} if layer is None else dict.fromkeys(inputs, layer), projected=fact["projected"])
     return Case(key, fact["text"], item, file.get_tensor(f"{key}.cond"), file.get_tensor(f"{key}.pooled"))
 
 

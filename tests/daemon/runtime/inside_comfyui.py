@@ -1,0 +1,123 @@
+"""What only the comfy backend does: video VAEs and text encoders of families that Luna does not know.
+
+Run by `test_comfy_backend.py` in ComfyUI's interpreter; pytest does not find it by its name.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from luna_daemon.encode_messages import Tile
+from luna_daemon.runtime import images
+from luna_daemon.runtime.backend import EncodeItem
+from luna_daemon.runtime.checkout import Comfy
+from luna_daemon.runtime.files import ModelFiles
+from luna_daemon.runtime.models import ModelStore, WantedPart
+from luna_daemon.runtime.uploads import UploadStore
+from luna_engine.errors import DaemonError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from luna_daemon.runtime.backend import ModelBackend
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="module")
+def comfy(backend: ModelBackend) -> Comfy:
+    assert backend.name == "comfy"
+    return Comfy(Path(os.environ["COMFYUI_PATH"]), CPU)
+
+
+@pytest.fixture
+def store(backend: ModelBackend, tmp_path: Path) -> ModelStore:
+    return ModelStore(backend, ModelFiles({"root": tmp_path}), UploadStore(), CPU)
+
+
+def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    return {
+        name: torch.randn(tensor.shape, generator=generator) * 0.05 + float("gamma" in name or "norm" in name)
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def load(store: ModelStore, family: str, role: str, path: Path) -> Any:
+    return store.load(family, [WantedPart(role, path, f"root/{path.name}")], "auto", lambda: None).held.model
+
+
+def test_a_video_vae_computes_comfyuis_very_numbers(comfy: Comfy, store: ModelStore, tmp_path: Path) -> None:
+    import comfy.ldm.wan.vae as wan
+
+    narrow = wan.WanVAE(dim=32, z_dim=16, temperal_downsample=[False, True, True])
+    save_file(random_weights(narrow), tmp_path / "wan.safetensors")
+    model = load(store, "wan", "vae", tmp_path / "wan.safetensors")
+    reference = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(tmp_path / "wan.safetensors")), device=CPU)
+    facts = model.vae
+    assert (facts.latent_channels, facts.latent_dim, facts.spatial, facts.temporal) == (16, 3, 8, 4)
+    frames = torch.rand(5, 32, 40, 3, generator=torch.Generator().manual_seed(1))
+    pixels = images.prepare_pixels(frames[None], facts).tensor
+    latent = model.vae_encode(pixels, lambda: None)
+    assert latent.shape == (1, 16, 2, 4, 5)
+    assert torch.equal(latent, reference.encode(frames))
+    assert torch.equal(model.vae_decode(latent, lambda: None), reference.decode(latent))
+    tile = Tile(4, 4, 1, t=2, overlap_t=1)
+    tiled = reference.decode_tiled(latent, tile_x=4, tile_y=4, overlap=1, tile_t=2, overlap_t=1)
+    assert torch.equal(model.vae_decode(latent, lambda: None, tile), tiled)
+
+
+def test_text_of_a_family_that_luna_does_not_know(comfy: Comfy, store: ModelStore, tmp_path: Path) -> None:
+    from comfy.text_encoders import sa_t5
+
+    module = sa_t5.T5BaseModel(dtype=torch.float16).transformer
+    weights = {name: tensor.half() for name, tensor in random_weights(module).items()}
+    save_file(weights, tmp_path / "t5base.safetensors")
+    model = load(store, "stable_audio", "t5base", tmp_path / "t5base.safetensors")
+    path = str(tmp_path / "t5base.safetensors")
+    reference = comfy.sd.load_clip([path], None, comfy.sd.CLIPType.STABLE_AUDIO)
+    assert list(model.encoders) == ["t5base"]
+    text = "a (red:1.3) cat"
+    (found,) = model.encode([EncodeItem(model.tokenize(text))], lambda: None)
+    assert torch.equal(found.cond, reference.encode(text))
+    assert found.pooled is None
+    assert found.cond.shape == (1, 128, 768)
+
+
+def test_a_role_that_the_file_is_not_for_is_refused(store: ModelStore, model_root: Path) -> None:
+    """ComfyUI would load it as what it is; the client would then tokenize for something else."""
+    with pytest.raises(DaemonError) as caught:
+        load(store, "wan", "umt5xxl", model_root / "clip/l.safetensors")
+    assert caught.value.code == "wrong-type"
+    with pytest.raises(DaemonError) as caught:
+        load(store, "wan", "vae", model_root / "clip/l.safetensors")
+    assert caught.value.code == "wrong-type"
+
+
+def test_running_out_of_memory_is_told_and_not_turned_into_tiles(store: ModelStore, model_root: Path) -> None:
+    model = load(store, "sd15", "vae", model_root / "vae/vae.safetensors")
+    latent = torch.zeros(1, 4, 4, 4)
+    expected = model.vae_decode(latent, lambda: None, Tile(4, 4, 1))
+
+    checks = itertools.count()
+
+    def no_room() -> None:
+        if next(checks) > 3:  # in the middle of the run, where memory runs out
+            raise torch.cuda.OutOfMemoryError("no room")
+
+    with pytest.raises(MemoryError, match="without tiles"):
+        model.vae_decode(latent, no_room)
+    assert torch.equal(model.vae_decode(latent, lambda: None, Tile(4, 4, 1)), expected)
