@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,6 +26,8 @@ from luna_daemon.protocol import (
     EncodeTokens,
     Free,
     Freed,
+    Generate,
+    Generated,
     Image,
     Latent,
     Lease,
@@ -358,3 +361,26 @@ class DaemonClient(KeptConnection):
         body = VaeDecode(set, tile, options or {})
         reply = self.call("vae_decode", body, [latent], poll=poll, timeout_s=timeout_s)
         return reply.body, reply.tensors["image"]
+
+    def generate(
+        self,
+        body: Generate,
+        images: Sequence[WireTensor] = (),
+        *,
+        on_text: Callable[[str], None] | None = None,
+        poll: Callable[[], None] | None = None,
+        timeout_s: float | None = None,
+    ) -> Generated:
+        """Let a language model answer; the messages name the images.
+
+        ``on_text`` gets the text piece by piece while it grows; what it raises cancels the request and goes through.
+        """
+
+        def on_part(part: Any) -> None:
+            if on_text is not None and isinstance(part, dict):
+                on_text(str(part.get("text", "")))
+
+        request = dataclasses.replace(body, stream=on_text is not None)
+        told = None if on_text is None else on_part
+        reply = self.call("generate", request, images, poll=poll, timeout_s=timeout_s, on_part=told)
+        return cast("Generated", reply.body)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -255,6 +256,9 @@ class Connection:
             is_bulk=priority == "bulk",
             trace=trace,
         )
+        if command.streams:
+            numbers = itertools.count()
+            job.tell = lambda part: self._send({"id": request, "part": next(numbers), "body": part})
         return command, job
 
     def _answer_now(self, command: Command, request: int, raw: Any) -> None:

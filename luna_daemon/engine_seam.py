@@ -66,6 +66,18 @@ class SetOnDiskError(DaemonError):
         self.set_id = set_id
 
 
+class Steps(Protocol):
+    """The check of a command whose answer may come in parts."""
+
+    def __call__(self) -> None:
+        """Raise on cancel or deadline; let others through."""
+        ...
+
+    def tell(self, part: Mapping[str, Any]) -> None:
+        """Send a part of the answer."""
+        ...
+
+
 class Encoding(Protocol):
     """An encode request that was looked at: valid, tokenised, what is in memory already found.
 

@@ -113,10 +113,12 @@ class KeptConnection:
         timeout_s: float | None = None,
         priority: str = INTERACTIVE,
         trace: str | None = None,
+        on_part: Callable[[Any], None] | None = None,
     ) -> Reply:
         """Send one request and wait for its reply; after a lost connection repeat it once where that is harmless.
 
-        ``trace`` (a W3C traceparent) appears in every log line and event of the request.
+        ``trace`` (a W3C traceparent) appears in every log line and event of the request. ``on_part`` gets what comes
+        before the reply, on this thread; where it is given, nothing is repeated.
         """
         row = COMMANDS[command]
         seconds = self.request_timeout_s if timeout_s is None else timeout_s
@@ -129,9 +131,9 @@ class KeptConnection:
             header["trace"] = trace
         try:
             self._release_leases()
-            return self._exchange(row.name, header, tensors, seconds, poll)
+            return self._exchange(row.name, header, tensors, seconds, poll, on_part)
         except ConnectionLostError as lost:
-            if not row.repeatable or self._is_closed:
+            if not row.repeatable or self._is_closed or on_part is not None:
                 raise self._unreachable(lost) from lost
         except DaemonError as error:
             if error.code != "transport-failed" or not row.repeatable:
@@ -139,7 +141,7 @@ class KeptConnection:
             self._do_without_shared(error)
         self._reconnect(poll)
         try:
-            return self._exchange(row.name, header, tensors, seconds, poll)
+            return self._exchange(row.name, header, tensors, seconds, poll, on_part)
         except ConnectionLostError as lost:
             raise self._unreachable(lost) from lost
 
@@ -164,13 +166,14 @@ class KeptConnection:
         tensors: Sequence[WireTensor],
         seconds: float,
         poll: Callable[[], None] | None,
+        on_part: Callable[[Any], None] | None,
     ) -> Reply:
         link = self._usable_link()
         if COMMANDS[command].moves_tensors:
             link.open_shared(poll)
         request, pending = link.start(header, tensors)
         try:
-            is_answered = link.wait(pending, time.monotonic() + seconds + GRACE_S, poll)
+            is_answered = link.wait(pending, time.monotonic() + seconds + GRACE_S, poll, on_part)
         except BaseException:
             self._give_up(link, request)
             raise

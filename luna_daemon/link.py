@@ -5,6 +5,7 @@ There is no reader thread: whoever waits and finds nobody reading reads for all.
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 import socket
@@ -61,6 +62,7 @@ class Pending:
     tensors: dict[str, WireTensor] = field(default_factory=dict)
     error: DaemonError | None = None
     descriptors: list[int] = field(default_factory=list)
+    parts: collections.deque[Any] = field(default_factory=collections.deque)
 
     @property
     def is_done(self) -> bool:
@@ -273,13 +275,20 @@ class Link:
         with self._lock:
             self._pending.pop(request, None)
 
-    def wait(self, pending: Pending, deadline: float, poll: Callable[[], None] | None) -> bool:
+    def wait(
+        self,
+        pending: Pending,
+        deadline: float,
+        poll: Callable[[], None] | None,
+        on_part: Callable[[Any], None] | None = None,
+    ) -> bool:
         """Wait for a reply, reading for everybody where nobody else does.
 
         Args:
             pending: from `start`.
             deadline: in the time of `time.monotonic`.
             poll: called between slices of at most 0.1 s; what it raises goes through.
+            on_part: gets the bodies of parts that come before the reply, on this thread.
 
         Returns:
             False if the deadline came first.
@@ -291,6 +300,8 @@ class Link:
             if left <= 0:
                 return False
             self._wait_slice(pending, min(left, SLICE_SECONDS))
+            while on_part is not None and pending.parts:
+                on_part(pending.parts.popleft())
         return True
 
     def wait_event(self, deadline: float, poll: Callable[[], None] | None) -> Event | None:
@@ -347,6 +358,12 @@ class Link:
             self.inbox.put(header)
             return
         request = header.get("id")
+        if "part" in header:
+            self._reader.skip(announced.payload_bytes)
+            waiting = self._pending.get(request)  # type: ignore[arg-type]  # None is no key
+            if waiting is not None:
+                waiting.parts.append(header.get("body"))
+            return
         pending = self._pending.get(request) if isinstance(request, int) and "ok" in header else None
         if pending is None:
             self._reader.skip(announced.payload_bytes)  # a reply given up, a part

@@ -59,14 +59,37 @@ class VaeFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class LanguageFacts:
+    """Shape of a language model: ``context`` tokens at most, ``has_vision`` if it reads images."""
+
+    layers: int
+    width: int
+    vocab: int
+    context: int
+    has_vision: bool
+
+    @classmethod
+    def decode(cls, fields: Fields) -> LanguageFacts:
+        """Read all fields."""
+        return cls(
+            layers=fields.integer("layers"),
+            width=fields.integer("width"),
+            vocab=fields.integer("vocab"),
+            context=fields.integer("context"),
+            has_vision=fields.boolean("has_vision"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a client must know of a set to act like the model: encoders by role, VAE."""
+    """What a client must know of a set to act like the model: encoders by role, VAE, language model."""
 
     family: str
     backend: str
     precision: str
     encoders: dict[str, EncoderFacts] = field(default_factory=dict)
     vae: VaeFacts | None = None
+    language: LanguageFacts | None = None
 
     @classmethod
     def decode(cls, fields: Fields) -> ModelFacts:
@@ -77,6 +100,7 @@ class ModelFacts:
             precision=fields.text("precision"),
             encoders=fields.table("encoders", EncoderFacts.decode),
             vae=fields.nested_or_none("vae", VaeFacts.decode),
+            language=fields.nested_or_none("language", LanguageFacts.decode),
         )
 
 

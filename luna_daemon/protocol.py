@@ -28,6 +28,7 @@ from luna_daemon.encode_messages import (
 )
 from luna_daemon.fields import Body, Fields, decode_body, plain
 from luna_daemon.frames import Limits, WireTensor
+from luna_daemon.language_messages import Generate, Generated, Message, MessagePart
 from luna_daemon.lora_messages import (
     LoraDrop,
     LoraDropped,
@@ -73,6 +74,7 @@ from luna_daemon.model_messages import (
     EncoderFacts,
     Expect,
     FileRow,
+    LanguageFacts,
     ListModels,
     Loaded,
     LoadModel,
@@ -147,10 +149,13 @@ __all__ = [
     "FileRow",
     "Free",
     "Freed",
+    "Generate",
+    "Generated",
     "Hello",
     "Image",
     "Lane",
     "LaneStatus",
+    "LanguageFacts",
     "Latent",
     "Lease",
     "Leased",
@@ -172,6 +177,8 @@ __all__ = [
     "LoraUse",
     "LoraValidate",
     "Loras",
+    "Message",
+    "MessagePart",
     "MetricsReply",
     "MetricsRequest",
     "ModelFacts",
@@ -245,6 +252,7 @@ class Command:
     Attributes:
         errors: own codes; `all_errors` adds those of the lane and of a ``set``.
         takes, gives: fixed segments. ``named_by_body`` commands take the segments that their items name.
+        streams: parts of the answer may come before the reply.
         reply_as_json: the reply may outgrow a header and travels as one u8 segment ``json``.
         repeatable: the client may send it again after a lost connection.
     """
@@ -258,6 +266,7 @@ class Command:
     takes: tuple[SegmentRule, ...] = ()
     gives: tuple[SegmentRule, ...] = ()
     named_by_body: bool = False
+    streams: bool = False
     reply_as_json: bool = False
     repeatable: bool = True
 
@@ -404,6 +413,17 @@ _ROWS = (
         "latent-mismatch value-range component-missing model-unsupported",
         takes=(SegmentRule("latent", FLOATS, (4, 5)),),
         gives=(SegmentRule("image", FLOATS, (4,)),),
+    ),
+    _row(
+        "generate",
+        Generate,
+        Generated,
+        Lane.DEVICE,
+        "A language model's answer to messages of text and images; with `stream`, text as it comes.",
+        "llm-missing llm-failed tokenizer-missing image-shape value-range",
+        named_by_body=True,
+        streams=True,
+        reply_as_json=True,
     ),
 )
 COMMANDS: Mapping[str, Command] = {row.name: row for row in _ROWS}

@@ -168,7 +168,7 @@ class DaemonService:
                 "wait until its keeper opens it again (drain with reopen), or ask another daemon",
                 retry_after_ms=1000,
             )
-        kind = "clip" if command.name.startswith(("encode_", "lora_")) else command.name.partition("_")[0]
+        kind = "clip" if command.name.startswith(("encode_", "lora_", "generate")) else command.name.partition("_")[0]
         if kind in {"clip", "vae"} and self.service_type not in {kind, "full"}:
             from luna_daemon.address import default_port
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     import torch
 
     from luna_daemon.encode_messages import VaeDecode, VaeEncode
-    from luna_daemon.engine_seam import Answer, Check, Encoding, EngineOptions, OnDevice, OnPhase, Ran
+    from luna_daemon.engine_seam import Answer, Check, Encoding, EngineOptions, OnDevice, OnPhase, Ran, Steps
     from luna_daemon.frames import WireTensor
+    from luna_daemon.language_messages import Generate
     from luna_daemon.lora_messages import LoraDrop, LoraHas, LoraList, LoraPut, LoraValidate
     from luna_daemon.memory_messages import Free
     from luna_daemon.messages import Downgrade
@@ -302,6 +303,12 @@ class Engine:
         """Read a set from disk."""
         self._run("reading a set", self._ready_store().bring, set_id, check)
 
+    def generate(self, body: Generate, segments: Segments, check: Steps) -> Answer:
+        """Let a language model answer."""
+        from luna_daemon.runtime.language_commands import LanguageCommands
+
+        return self._command("generating text", LanguageCommands(self._ready_store()).generate, body, segments, check)
+
     def _ready_store(self) -> ModelStore:
         if self._store is None:
             raise _loading()
@@ -323,7 +330,7 @@ class Engine:
         return self._loras
 
     def _command(
-        self, doing: str, method: Callable[[Any, Segments, Check], Answer], body: Any, segments: Segments, check: Check
+        self, doing: str, method: Callable[[Any, Segments, Any], Answer], body: Any, segments: Segments, check: Check
     ) -> Answer:
         return self._measured(doing, lambda _: method(body, segments, check), Effort())
 

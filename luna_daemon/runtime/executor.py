@@ -19,7 +19,7 @@ from luna_daemon.runtime.queue import DONE, Call, FairQueue, Job
 from luna_engine.errors import DaemonError, LunaError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from luna_daemon.engine_seam import Answer, Check, Encoding, Ran
 
@@ -46,6 +46,23 @@ class Lane(Protocol):
     def row_cap(self, job: Job) -> int:
         """Return how many rows may run at once for a prepared job's model."""
         ...
+
+
+class JobSteps:
+    """What a command that runs alone calls between its steps; see `luna_daemon.engine_seam.Steps`."""
+
+    def __init__(self, job: Job, between: Callable[[], None]) -> None:
+        self._job = job
+        self._between = between
+
+    def __call__(self) -> None:
+        """Raise if nobody waits any more; let others through."""
+        self._job.check()
+        self._between()
+
+    def tell(self, part: Mapping[str, Any]) -> None:
+        """Send a part of the answer."""
+        self._job.tell(part)
 
 
 class Executor:
@@ -162,12 +179,8 @@ class Executor:
 
     def _run_alone(self, job: Job) -> None:
         began = time.monotonic()
-
-        def check() -> None:
-            job.check()
-            self._let_through()
-
-        answer = self._guarded(job, lambda: self._lane.run(job, check))
+        steps = JobSteps(job, self._let_through)
+        answer = self._guarded(job, lambda: self._lane.run(job, steps))
         if not isinstance(answer, DaemonError):
             self.costs.learn([job], (time.monotonic() - began) * 1000)
         self._finish(job, answer)
@@ -225,7 +238,7 @@ class Executor:
             self._absent[job] = time.monotonic()
             self._on_absent(job, answer.set_id)
             return
-        if job.is_cancelled and not isinstance(answer, DaemonError):
+        if job.is_cancelled and not isinstance(answer, DaemonError) and not job.command.streams:
             answer = DaemonError("cancelled", f"{job.command.name} was cancelled")
         job.state = DONE
         try:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 EMBEDDINGS = "embeddings"
 _SUFFIXES = (".safetensors", ".sft")
 # Folders of a ComfyUI models folder that can hold text encoders, VAEs, LoRAs and textual inversions.
-_COMFYUI_FOLDERS = ("checkpoints", "text_encoders", "clip", "vae", "loras", EMBEDDINGS)
+_COMFYUI_FOLDERS = ("checkpoints", "text_encoders", "clip", "vae", "loras", "LLM", EMBEDDINGS)
 
 
 def find_roots(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, Path]:
@@ -84,8 +84,8 @@ class ModelFiles:
     def __init__(self, roots: Mapping[str, Path]) -> None:
         self.roots = dict(roots)
 
-    def resolve(self, file_id: str) -> Path:
-        """Return the path of an id.
+    def resolve(self, file_id: str, *, may_be_folder: bool = False) -> Path:
+        """Return the path of an id, of a folder too where that may be: all it holds is then inside the roots.
 
         Raises:
             DaemonError: ``path-outside`` for an id that leaves the roots, ``model-missing`` for one that is not there,
@@ -106,13 +106,20 @@ class ModelFiles:
                 f"the roots are {self._names()}; add one with LUNA_MODELS or the settings",
             )
         path = root.joinpath(*parts[1:])
+        self._require_inside(path, file_id)
+        if may_be_folder and path.is_dir():
+            for inside in path.iterdir():
+                self._require_inside(inside, f"{file_id}/{inside.name}")
+        else:
+            require_file(path.resolve(), file_id)
+        return path
+
+    def _require_inside(self, path: Path, label: str) -> None:
         real = path.resolve()
         if not any(real.is_relative_to(folder.resolve()) for folder in self.roots.values()):
             raise DaemonError(
-                "path-outside", f"{file_id!r} leads out of the model roots", "make the folder it leads to a root"
+                "path-outside", f"{label!r} leads out of the model roots", "make the folder it leads to a root"
             )
-        require_file(real, file_id)
-        return path
 
     def _names(self) -> str:
         return ", ".join(sorted(self.roots)) or "none yet"

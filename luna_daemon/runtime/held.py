@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from luna_daemon.model_messages import EncoderFacts, Expect, VaeFacts
+    from luna_daemon.model_messages import EncoderFacts, Expect, LanguageFacts, VaeFacts
     from luna_daemon.runtime.backend import ModelSet, NamedTensor
     from luna_daemon.status_messages import PartStatus
 
@@ -37,6 +37,7 @@ class SetFacts:
     encoders: Mapping[str, EncoderFacts]
     vae: VaeFacts | None
     names: tuple[NamedTensor, ...]
+    language: LanguageFacts | None = None
 
 
 @dataclass(slots=True)

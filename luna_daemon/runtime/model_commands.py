@@ -12,6 +12,7 @@ from luna_daemon.model_messages import Description, Loaded, ModelFacts, PutReply
 from luna_daemon.runtime import uploads
 from luna_daemon.runtime.files import require_file
 from luna_daemon.runtime.held import HeldSet, WantedPart
+from luna_daemon.runtime.language_files import ROLE as LANGUAGE
 from luna_daemon.runtime.parts import KINDS, OpenFile
 from luna_engine.errors import DaemonError
 
@@ -60,7 +61,7 @@ class ModelCommands:
         wanted = []
         for part in body.parts:
             self._require_service(part.role)
-            path = None if part.id is None else self._store.files.resolve(part.id)
+            path = None if part.id is None else self._store.files.resolve(part.id, may_be_folder=part.role == LANGUAGE)
             wanted.append(WantedPart(part.role, path, part.id, part.content, part.expect))
         precision = self._precision if body.precision == "auto" else body.precision
         result = self._store.load(body.family, wanted, precision, check)
@@ -188,4 +189,5 @@ class ModelCommands:
             precision=held.precision,
             encoders=dict(held.facts.encoders),
             vae=held.facts.vae,
+            language=held.facts.language,
         )

@@ -17,6 +17,8 @@ from luna_daemon.runtime.backend import Place
 from luna_daemon.runtime.contents import content_of
 from luna_daemon.runtime.files import Stamp
 from luna_daemon.runtime.held import HeldSet, SetFacts, WantedPart
+from luna_daemon.runtime.language_files import ROLE as LANGUAGE
+from luna_daemon.runtime.language_files import open_language_files
 from luna_daemon.runtime.leases import Leases
 from luna_daemon.runtime.parts import KINDS, SUPPORT_HINT, VAE, OpenFile
 from luna_daemon.status_messages import PartStatus
@@ -75,6 +77,8 @@ class ModelStore:
                 ``daemon-model-changed``, ``out-of-memory``.
         """
         _require_single_roles(wanted)
+        if any(one.role == LANGUAGE for one in wanted):
+            return self._load_language(family, wanted, check)
         with contextlib.ExitStack() as stack:
             opened = {one.role: self._open(one, stack) for one in wanted}
             if family == "auto":
@@ -120,6 +124,34 @@ class ModelStore:
             return ()  # it is built in host memory and makes its room when it moves
         made: tuple[str, ...] = self.on_device(lambda: self.residency.make_room(self.sets.values(), needed_bytes, keep))
         return made
+
+    def _load_language(self, family: str, wanted: Sequence[WantedPart], check: Callable[[], None]) -> LoadResult:
+        """Load a language model; see `luna_daemon.runtime.language_files`."""
+        from luna_daemon.runtime.language_sets import LanguageSet
+        from luna_daemon.runtime.vision_language import LanguageModel
+
+        one = wanted[0]
+        if len(wanted) > 1 or one.path is None:
+            raise DaemonError("request-invalid", "a language model is a set by itself, loaded from files")
+        with contextlib.ExitStack() as stack:
+            files = open_language_files(one.path, one.id or one.path.name, stack)
+            if family not in {"auto", files.family}:
+                raise DaemonError("wrong-type", f"{files.part.source} is {files.family}, not {family}")
+            content = content_of(files.part, files.stamp, check)
+            _require_expected(one, files.stamp, content)
+            precision = files.precision(has_card=self.residency.has_card)
+            name = set_id(files.family, {LANGUAGE: content, "config": files.config_hash}, precision, "transformers")
+            known = self.sets.get(name)
+            if known is not None and known.loaded is not None:
+                return LoadResult(known)
+            needed = files.needed_bytes(has_card=self.residency.has_card)
+            evicted = self._room_for(needed, known)
+            model = LanguageSet(LanguageModel(files, check, has_card=self.residency.has_card), self.residency.device)
+        parts = (PartStatus(LANGUAGE, one.id, content, model.part_bytes()[LANGUAGE]),)
+        facts = SetFacts({}, None, tuple(model.names()), model.facts)
+        held = known or HeldSet(name, files.family, precision, parts, tuple(wanted), facts, None)
+        evicted += self.on_device(lambda: self._publish(held, model))
+        return LoadResult(held, evicted)
 
     def _build(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:
         if not self.backend.builds_on_device:
@@ -213,14 +245,7 @@ class ModelStore:
         stamp = Stamp.of(wanted.path)
         content = content_of(part, stamp, check)
         self.sources[content] = (WantedPart(wanted.role, wanted.path, wanted.id), stamp)
-        expect = wanted.expect
-        if expect is not None and not stamp.agrees(expect) and expect.content != content:
-            raise DaemonError(
-                "daemon-model-changed",
-                f"{wanted.id} is another file here than the one the client sees",
-                "let both sides use the same models folder, or use LunaCheckpointTunnel, which sends its own model",
-                details={"content": content},
-            )
+        _require_expected(wanted, stamp, content)
         return content
 
     def mark(self, held: HeldSet, *, pin: bool, default: bool) -> None:
@@ -237,7 +262,7 @@ class ModelStore:
 
         Args:
             name: set id or family.
-            component: ``text`` or ``vae``; a family's sets without it do not count.
+            component: ``text``, ``vae`` or ``llm``; a family's sets without it do not count.
 
         Raises:
             DaemonError: ``model-missing``.
@@ -279,6 +304,17 @@ class ModelStore:
             return "is used by a request that runs"
         leases = self.leases.count(held.id)
         return f"is held by {leases} connections" if leases else None
+
+
+def _require_expected(wanted: WantedPart, stamp: Stamp, content: str) -> None:
+    expect = wanted.expect
+    if expect is not None and not stamp.agrees(expect) and expect.content != content:
+        raise DaemonError(
+            "daemon-model-changed",
+            f"{wanted.id} is another file here than the one the client sees",
+            "let both sides use the same models folder, or use LunaCheckpointTunnel, which sends its own model",
+            details={"content": content},
+        )
 
 
 def set_id(family: str, contents: Mapping[str, str], precision: str, backend: str) -> str:
@@ -337,4 +373,6 @@ def _without_part(file: OpenFile, label: str) -> DaemonError:
 def _has(held: HeldSet, component: str | None) -> bool:
     if component is None:
         return True
-    return ("vae" in held.roles) if component == "vae" else bool(held.roles - {"vae"})
+    if component in {"vae", LANGUAGE}:
+        return component in held.roles
+    return bool(held.roles - {"vae", LANGUAGE})

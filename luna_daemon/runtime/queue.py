@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator, Mapping
 
     from luna_daemon.frames import Limits, WireTensor
     from luna_daemon.protocol import Command
@@ -34,6 +34,7 @@ class Job:
         deadline: in the time of `time.monotonic`.
         finish: called exactly once, with the engine's answer or the error.
         via: how the tensors came.
+        tell: sends a part of the answer before it is finished.
         cost: the milliseconds of the device that it will probably take.
         group: jobs of equal groups may turn out to fit into one batch; None runs alone.
         prepared: what the engine made of it, once it has been looked at.
@@ -56,6 +57,7 @@ class Job:
     is_cancelled: bool = False
     nbytes: int = 0
     via: str = "inline"
+    tell: Callable[[Mapping[str, Any]], None] = field(default=lambda _part: None)
     cost: float = 1.0
     group: Hashable | None = None
     prepared: Any = None

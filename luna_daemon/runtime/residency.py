@@ -54,6 +54,11 @@ class Residency:
         self._free_bytes = free_bytes
 
     @property
+    def device(self) -> torch.device:
+        """Where sets compute."""
+        return self._device
+
+    @property
     def has_card(self) -> bool:
         """Whether device and host are two places."""
         return self._device.type != "cpu"

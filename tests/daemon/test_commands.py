@@ -31,6 +31,10 @@ def tokens(set_id: str, **aux: Any) -> p.EncodeTokens:
     return p.EncodeTokens(set_id, (p.TokenItem({"l": p.TokenRows((3,), "ids")}, aux=aux),))
 
 
+def said(*texts: str) -> p.Message:
+    return p.Message("user", tuple(p.MessagePart(text) for text in texts))
+
+
 def request(name: str, error: str = "") -> tuple[Any, list[p.WireTensor]]:
     """Return a good request of a command, or one that makes the small engine answer with an error."""
     told = f"error:{error}" if error else "set"
@@ -49,6 +53,7 @@ def request(name: str, error: str = "") -> tuple[Any, list[p.WireTensor]]:
         "lora_drop": (p.LoraDrop(("h1",)), []),
         "lora_validate": (p.LoraValidate(told, "h1"), []),
         "vae_encode": (p.VaeEncode(told), [PIXELS]),
+        "generate": (p.Generate(told, (said("hello"),)), []),
         "vae_decode": (p.VaeDecode(told), [LATENT]),
         "ping": (p.Ping("n"), []),
         "status": (p.StatusRequest(), []),
@@ -270,6 +275,67 @@ def test_vae_encode_and_decode(wire: WireDaemon) -> None:
     assert memoryview(latent.data).cast("f")[0] == 48.0
     _, image = wire.client().vae_decode(set="s", latent=LATENT)
     assert bytes(image.data) == bytes(LATENT.data)
+
+
+def test_generate_gives_the_text_whole_and_piece_by_piece(wire: WireDaemon) -> None:
+    client = wire.client()
+    picture = p.WireTensor("cat", "f32", (2, 2, 3), memoryview(bytes(48)))
+    message = p.Message("user", (p.MessagePart("look at"), p.MessagePart(image="cat")))
+    whole = client.generate(p.Generate("s", (message,)), [picture])
+    assert (whole.text, whole.finish, whole.tokens_out) == ("look at<48>", "stop", 2)
+    assert whole.did is not None
+    pieces: list[str] = []
+    streamed = client.generate(p.Generate("s", (said("one two three"),)), on_text=pieces.append)
+    assert pieces == ["one", " two", " three"]
+    assert streamed.text == "one two three"
+
+
+def test_pieces_reach_their_own_request_while_others_wait_on_the_same_connection(wire: WireDaemon) -> None:
+    client = wire.client()
+    texts: dict[int, list[str]] = {index: [] for index in range(3)}
+
+    def work(index: int) -> None:
+        words = " ".join([str(index)] * 20)
+        client.generate(p.Generate("slow", (said(words),)), on_text=texts[index].append)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {index: "".join(pieces).split() for index, pieces in texts.items()} == {n: [str(n)] * 20 for n in texts}
+
+
+def test_what_the_receiver_of_text_raises_stops_the_answer(wire: WireDaemon) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def enough(_text: str) -> None:
+        raise EnoughError
+
+    client = wire.client()
+    with pytest.raises(EnoughError):
+        client.generate(p.Generate("slow", (said("word " * 1000),), max_tokens=1000), on_text=enough)
+    deadline = time.monotonic() + 5
+    while client.status().queue["device"].running:
+        assert time.monotonic() < deadline, "the answer still grows"
+
+
+def test_a_cancelled_answer_keeps_what_it_has(wire: WireDaemon) -> None:
+    connection, reader = wire.greeted()
+    with connection:
+        body = plain(p.Generate("slow", (said("word " * 1000),), max_tokens=1000, stream=True))
+        send(connection, {"id": 2, "cmd": "generate", "body": body})
+        first = read(reader)
+        assert (first["id"], first["part"], first["body"]) == (2, 0, {"text": "word"})
+        send(connection, {"id": 3, "cmd": "cancel", "body": {"request": 2}})
+        while (announced := reader.announced()).header.get("id") != 2 or "ok" not in announced.header:
+            reader.skip(announced.payload_bytes)
+        raw = bytearray(announced.payload_bytes)
+        reader.payload(memoryview(raw))
+        reply = json.loads(raw)
+        assert reply["finish"] == "cancelled"
+        assert reply["text"].startswith("word")
 
 
 @pytest.mark.parametrize(("name", "code"), ENGINE_ERRORS)

@@ -50,6 +50,9 @@ REQUESTS: dict[str, Any] = {
     "lora_put": wire.LoraPut("h"),
     "lora_drop": wire.LoraDrop(("h",)),
     "lora_validate": wire.LoraValidate("sd15", id="loras/a.safetensors"),
+    "generate": wire.Generate(
+        "q", (wire.Message("user", (wire.MessagePart("a"), wire.MessagePart(image="b"))),), seed=3
+    ),
     "vae_encode": wire.VaeEncode("sd15", wire.Tile(512, 512, 64)),
     "vae_decode": wire.VaeDecode("sd15", None, {"a": 1}),
 }
@@ -123,6 +126,29 @@ def test_load_model_names_the_wrong_field(body: dict[str, Any], path: str) -> No
     with pytest.raises(DaemonError) as caught:
         decode_body(wire.LoadModel, body, strict=True)
     assert caught.value.details == {"path": path}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"messages": []},
+        {"messages": [{"role": "robot", "parts": []}]},
+        {"messages": [{"role": "user", "parts": [{}]}]},
+        {"messages": [{"role": "user", "parts": [{"text": "a", "image": "b"}]}]},
+        {"temperature": -0.1},
+        {"temperature": 11.0},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"max_tokens": 0},
+        {"max_tokens": 10_000},
+        {"stop": [""]},
+        {"stop": ["x" * 300]},
+    ],
+)
+def test_generate_refuses_what_cannot_be_meant(changes: dict[str, Any]) -> None:
+    with pytest.raises(DaemonError) as caught:
+        decode_body(wire.Generate, {**plain(REQUESTS["generate"]), **changes}, strict=True)
+    assert caught.value.code == "request-invalid"
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,25 @@ class SmallEngine:
         obey(body.set)
         return p.LoraReport(body.hash or "h", "mixed", 3, ("a",), 1, (4, 16), ("one is not there",)), []
 
+    def generate(self, body: p.Generate, tensors: Segments, check: Any) -> Answer:
+        obey(body.set)
+        said = "".join(part.text or f"<{tensors[part.image].nbytes}>" for part in body.messages[-1].parts)
+        text = ""
+        for index, word in enumerate(said.split(" ")[: body.max_tokens]):
+            if body.set == "slow":
+                time.sleep(0.02)
+            try:
+                check()
+            except DaemonError as error:
+                if error.code != "cancelled":
+                    raise
+                return p.Generated(text, "cancelled", len(said), index), []
+            piece = word if not text else f" {word}"
+            text += piece
+            if body.stream:
+                check.tell({"text": piece})
+        return p.Generated(text, "stop", len(said), len(text.split(" ")), p.Did(set=body.set)), []
+
     def vae_encode(self, body: p.VaeEncode, tensors: Segments, check: Check) -> Answer:
         obey(body.set)
         return p.Latent(p.Did("native")), [floats("latent", (1, 1, 1, 1), [float(tensors["pixels"].nbytes)])]
