@@ -71,7 +71,7 @@ class LanguageSet:
         """Refuse."""
         self._refuse("text encoder")
 
-    def check_loras(self, item: EncodeItem) -> None:  # noqa: ARG002 - the protocol
+    def find_loras(self, item: EncodeItem) -> NoReturn:  # noqa: ARG002 - the protocol
         """Refuse."""
         self._refuse("text encoder")
 
