@@ -453,11 +453,11 @@ def test_without_shared_memory_tensors_go_inline_and_the_reply_says_why(
 ) -> None:
     daemon = start_daemon()
     client = daemon.client()
-    assert client.ping().state
+    wait_for(lambda: client.ping().state == "ready", what="a ready daemon")
     pid = daemon.process.pid
     taken = {
         "no memory": (resource.RLIMIT_FSIZE, 32 * MIB),
-        "no mapping": (resource.RLIMIT_AS, address_space(pid) + 32 * MIB),
+        "no mapping": (resource.RLIMIT_AS, address_space(pid) + 112 * MIB),
         "no descriptors": (resource.RLIMIT_NOFILE, len(list(Path(f"/proc/{pid}/fd").iterdir()))),
     }
     with limited(daemon, *taken[what]):
