@@ -291,6 +291,7 @@ def test_a_mark_in_a_user_s_text_is_plain_text(models: dict[str, Any]) -> None:
 
 
 def test_a_language_model_is_a_set_among_others(engine: Engine, models: dict[str, Any]) -> None:
+    engine.unload_model(p.UnloadModel(all=True), {}, lambda: None)
     loaded = load(engine, "vl")
     assert loaded == load(engine, "vl")
     facts = loaded.facts.language
