@@ -298,9 +298,9 @@ def test_a_language_model_is_a_set_among_others(engine: Engine, models: dict[str
     assert facts == p.LanguageFacts(3, 64, small_language.VOCABULARY, 4096, has_vision=True)
     assert loaded.facts.family == "qwen3-vl"
     assert loaded.bytes == sum(tensor.nbytes for tensor in models["vl"].state_dict().values())
-    assert ask(engine, "qwen3", said("by family")).did == p.Did(
-        backend="transformers", set=load(engine, "text").set, place_before="device"
-    )
+    alone = load(engine, "text").set
+    by_family = ask(engine, "qwen3", said("by family"))
+    assert by_family.did == p.Did(backend="transformers", set=alone, place_before="device")
     described, _ = engine.describe_model(p.DescribeModel(loaded.set), {}, lambda: None)
     assert described.facts.language == facts
     rows = {row.set: row for row in engine.snapshot().sets}
