@@ -59,13 +59,7 @@ class UploadStore:
             DaemonError: ``payload-too-large`` beyond the cap; ``daemon-busy`` for too many at once.
         """
         self._drop_abandoned()
-        self._make_room(nbytes)
-        if self.size_bytes() + nbytes > self.cap_bytes:
-            raise DaemonError(
-                "payload-too-large",
-                f"{nbytes} bytes are too many: {self.size_bytes()} of {self.cap_bytes} for sent models are taken",
-                "put the file below a model root of the daemon and load it by id",
-            )
+        self._require_room(nbytes)
         if len(self._running) >= UPLOADS_MAX:
             raise DaemonError("daemon-busy", f"{UPLOADS_MAX} uploads run already", retry_after_ms=1000)
         name = secrets.token_hex(8)
@@ -89,6 +83,7 @@ class UploadStore:
             raise DaemonError("request-invalid", f"offset {offset} is out of order, expected {received}")
         if offset + data.nbytes > entry.nbytes:
             raise DaemonError("payload-too-large", f"the upload was announced with {entry.nbytes} bytes")
+        self._require_room(data.nbytes)
         try:
             entry.data += data
         except MemoryError as error:
@@ -134,15 +129,24 @@ class UploadStore:
         self._finished.clear()
         return freed
 
+    def _require_room(self, nbytes: int) -> None:
+        self._make_room(nbytes)
+        if self.size_bytes() + nbytes > self.cap_bytes:
+            raise DaemonError(
+                "payload-too-large",
+                f"{nbytes} bytes are too many: {self.size_bytes()} of {self.cap_bytes} for sent models are taken",
+                "put the file below a model root of the daemon and load it by id",
+            )
+
     def _make_room(self, nbytes: int) -> None:
         while self._finished and self.size_bytes() + nbytes > self.cap_bytes:
             del self._finished[next(iter(self._finished))]
             self.evictions += 1
 
     def size_bytes(self) -> int:
-        """Return the bytes held, and those announced."""
+        """Return the bytes held."""
         running, finished = list(self._running.values()), list(self._finished.values())  # any thread may ask
-        return sum(entry.nbytes for entry in running) + sum(size for _, size in finished)
+        return sum(len(entry.data) for entry in running) + sum(size for _, size in finished)
 
     def __len__(self) -> int:
         return len(self._running) + len(self._finished)

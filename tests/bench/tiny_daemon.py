@@ -25,19 +25,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from luna_daemon.engine_seam import EngineOptions, ModelEngine
+    from luna_daemon.runtime.clip_text import ClipShape
 
 FILE = "tiny.safetensors"
 PART_ID = f"checkpoints/{FILE}"
 WIDTH = 64
+VAE_WIDTHS = (32, 32, 32, 32)
 START_S = 120.0
 
 
-def shrink() -> None:
-    """Make the native backend expect the small architectures; imports torch."""
-    from luna_daemon.runtime import autoencoder, encoder_files, families, parts
+def _clip_shape() -> ClipShape:
     from luna_daemon.runtime.clip_text import END, ClipShape
 
-    shape = ClipShape(layers=2, width=WIDTH, activation="quick_gelu", pad=END)
+    return ClipShape(layers=2, width=WIDTH, activation="quick_gelu", pad=END)
+
+
+def shrink() -> None:
+    """Make this process's native backend expect the small architectures; imports torch."""
+    from luna_daemon.runtime import autoencoder, encoder_files, families, parts
+
+    shape = _clip_shape()
     replaced: Mapping[str, Any] = {
         "l": dataclasses.replace(parts.CLIP_L, shapes=((WIDTH, WIDTH),)),
         "vae": dataclasses.replace(parts.VAE, shapes=((32, 4, 3, 3),)),
@@ -49,16 +56,15 @@ def shrink() -> None:
     encoder_files._CLIP = {**encoder_files._CLIP, "l": shape}
     family = dataclasses.replace(families.FAMILIES["sd15"], shapes={"l": shape})
     families.FAMILIES["sd15"] = family  # type: ignore[index]  # a dict behind a Mapping
-    autoencoder._WIDTHS = (32, 32, 32, 32)
+    autoencoder._WIDTHS = VAE_WIDTHS
 
 
 def write_model(folder: Path) -> None:
     """Write a checkpoint of the small architectures with seeded weights."""
-    shrink()
     import torch
     from safetensors.torch import save_file
 
-    from luna_daemon.runtime import autoencoder, clip_text, encoder_files
+    from luna_daemon.runtime import clip_text
 
     generator = torch.Generator().manual_seed(7)
 
@@ -70,10 +76,22 @@ def write_model(folder: Path) -> None:
             for name, size in shapes.items()
         }
 
-    tensors = filled("cond_stage_model.transformer.", clip_text.expected_shapes(encoder_files._CLIP["l"]))
-    tensors |= filled("first_stage_model.", autoencoder.expected_shapes(autoencoder.SD))
+    tensors = filled("cond_stage_model.transformer.", clip_text.expected_shapes(_clip_shape()))
+    tensors |= filled("first_stage_model.", _vae_shapes())
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / FILE)
+
+
+def _vae_shapes() -> dict[str, tuple[int, ...]]:
+    """Return the names of the small VAE; this process's own notion of a VAE stays what it is."""
+    from luna_daemon.runtime import autoencoder
+
+    widths = autoencoder._WIDTHS
+    autoencoder._WIDTHS = VAE_WIDTHS
+    try:
+        return autoencoder.expected_shapes(autoencoder.SD)
+    finally:
+        autoencoder._WIDTHS = widths
 
 
 class TinyDaemon:
@@ -85,7 +103,7 @@ class TinyDaemon:
         os.environ["LUNA_HOME"] = str(self.home)
         models = folder / "models"
         if not (models / "checkpoints" / FILE).exists():
-            subprocess.run([sys.executable, __file__, "--write-model", str(models / "checkpoints")], check=True)
+            write_model(models / "checkpoints")
         environ = {**os.environ, "LUNA_MODELS": str(models), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, __file__, "--name", "tiny", "--device", "cpu", "--port", "0", "--threads", "1"]
         with (folder / "start.log").open("wb") as log:
@@ -151,7 +169,4 @@ def make(options: EngineOptions) -> ModelEngine:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--write-model"]:
-        write_model(Path(sys.argv[2]))
-    else:
-        process.main(make)
+    process.main(make)

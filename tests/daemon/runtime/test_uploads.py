@@ -94,9 +94,10 @@ def test_finished_models_make_room_for_new_ones(vae: tuple[str, bytes]) -> None:
     content, data = vae
     store = UploadStore(cap_bytes=len(data) + 10)
     store.commit(send(store, content, data), never)
-    store.begin("0" * 64, 10)
+    first, second = store.begin("0" * 64, 10), store.begin("1" * 64, 10)
+    store.chunk(first, 0, memoryview(bytes(10)))
     assert store.part(content) is not None
-    store.begin("1" * 64, 10)
+    store.chunk(second, 0, memoryview(bytes(1)))
     assert store.part(content) is None
     assert store.evictions == 1
 
@@ -104,8 +105,10 @@ def test_finished_models_make_room_for_new_ones(vae: tuple[str, bytes]) -> None:
 def test_bytes_and_number_are_bounded() -> None:
     store = UploadStore(cap_bytes=100)
     assert code_of(store.begin, "0", 101) == "payload-too-large"
-    store.begin("0", 60)
-    assert code_of(store.begin, "1", 60) == "payload-too-large"
+    upload, other = store.begin("0", 60), store.begin("1", 60)
+    store.chunk(upload, 0, memoryview(bytes(60)))
+    assert code_of(store.chunk, other, 0, memoryview(bytes(60))) == "payload-too-large"
+    assert code_of(store.begin, "2", 60) == "payload-too-large"
     many = UploadStore()
     for index in range(UPLOADS_MAX):
         many.begin(str(index), 1)
@@ -118,7 +121,7 @@ def test_an_announcement_takes_no_memory_and_one_that_was_given_up_makes_room_fo
     store = UploadStore(clock=lambda: now[0])
     before = psutil.Process().memory_info().rss
     for _ in range(8):
-        store.begin("0" * 64, 2**30)
+        store.begin("0" * 64, 2**34)
     assert psutil.Process().memory_info().rss - before < 2**26
     assert code_of(store.begin, "0" * 64, 100) == "daemon-busy"
     now[0] = 59.0
