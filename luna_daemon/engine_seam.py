@@ -40,6 +40,7 @@ class EngineOptions:
         vram_budget_bytes, ram_budget_bytes: None is no budget.
         threads: None is the number of physical cores.
         roots: model roots by the name that file ids begin with.
+        lora_cache_bytes: what is kept of LoRAs.
     """
 
     service_type: str = "full"
@@ -56,6 +57,7 @@ class EngineOptions:
     ram_budget_bytes: int | None = None
     threads: int | None = None
     exact: bool = False
+    lora_cache_bytes: int = 2 * 1024**3
 
 
 class SetOnDiskError(DaemonError):

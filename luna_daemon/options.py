@@ -14,6 +14,7 @@ from luna_daemon.engine_seam import EngineOptions
 from luna_daemon.messages import SERVICE_TYPES
 from luna_daemon.model_messages import PRECISIONS
 from luna_engine.errors import DaemonError
+from luna_engine.settings import ModelSet
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from luna_engine.settings import DaemonInstance, Settings
 
 BACKENDS = ("auto", "native", "comfy")
+FILES_SET = "files"
+"""The name of the set that the settings' clip_l_path, clip_g_path and vae_path are."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _BYTES = re.compile(r"(\d{1,15})(KiB|MiB|GiB)?")
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -96,8 +99,6 @@ def parse(arguments: Sequence[str], settings: Settings) -> DaemonOptions:
             f"daemon.host is {settings.daemon.host}, a daemon listens on loopback only",
             "reach it from another machine through an SSH or WireGuard tunnel",
         )
-    if given.device is not None and not _DEVICE.fullmatch(given.device):
-        raise DaemonError("settings-invalid", f"no device {given.device!r}", "use cpu, cuda:N or GPU-<uuid>")
     if given.threads is not None and given.threads < 1:
         raise DaemonError("settings-invalid", f"--threads {given.threads}: at least 1")
     return DaemonOptions(
@@ -106,19 +107,43 @@ def parse(arguments: Sequence[str], settings: Settings) -> DaemonOptions:
         host=settings.daemon.host,
         port=None if given.no_tcp else _port(given.port, given.service_type, settings),
         socket=given.socket.absolute() if given.socket else None,
-        device=given.device,
+        device=_device(given.device, given.service_type, settings),
         backend=given.backend,
         comfyui=given.comfyui or _comfyui(),
         precision=given.precision,
         clip_precision=given.clip_precision,
         vae_precision=given.vae_precision,
-        preload=tuple(part.strip() for part in given.preload.split(",") if part.strip()),
+        preload=_preload(given.preload, given.service_type, settings),
         vram_budget_bytes=_budget("--vram-budget", given.vram_budget),
         ram_budget_bytes=_budget("--ram-budget", given.ram_budget),
         threads=given.threads,
         start_log=given.start_log,
         metrics_port=None if given.metrics_port is None else _checked("--metrics-port", given.metrics_port),
     )
+
+
+def _device(given: str | None, service_type: str, settings: Settings) -> str | None:
+    default = settings.daemon.vae_device if service_type == "vae" else settings.daemon.shared_device
+    device = given or default
+    if device is not None and not _DEVICE.fullmatch(device):
+        raise DaemonError("settings-invalid", f"no device {device!r}", "use cpu, cuda:N or GPU-<uuid>")
+    return device
+
+
+def _preload(given: str, service_type: str, settings: Settings) -> tuple[str, ...]:
+    """Return what to load first: what is asked for, else the files of the settings that this service can use."""
+    named = tuple(part.strip() for part in given.split(",") if part.strip())
+    if named:
+        return named
+    files = _set_of_files(settings)
+    has_text, has_vae = bool(files.l or files.g), bool(files.vae)
+    is_useful = (has_text and service_type != "vae") or (has_vae and service_type != "clip")
+    return (FILES_SET,) if is_useful else ()
+
+
+def _set_of_files(settings: Settings) -> ModelSet:
+    daemon = settings.daemon
+    return ModelSet(l=daemon.clip_l_path, g=daemon.clip_g_path, vae=daemon.vae_path, default=True)
 
 
 def _port(given: int | None, service_type: str, settings: Settings) -> int:
@@ -159,10 +184,11 @@ def engine_options(options: DaemonOptions, settings: Settings) -> EngineOptions:
         clip_precision=options.clip_precision,
         vae_precision=options.vae_precision,
         preload=options.preload,
-        sets=settings.daemon.sets,
+        sets={FILES_SET: _set_of_files(settings), **settings.daemon.sets},
         vram_budget_bytes=options.vram_budget_bytes,
         ram_budget_bytes=options.ram_budget_bytes,
         threads=options.threads,
+        lora_cache_bytes=settings.daemon.lora_cache_bytes,
     )
 
 
@@ -180,6 +206,8 @@ def arguments_for(name: str, instance: DaemonInstance) -> list[str]:
         arguments += ["--preload", ",".join(instance.preload)]
     if instance.threads is not None:
         arguments += ["--threads", str(instance.threads)]
+    if instance.metrics_port is not None:
+        arguments += ["--metrics-port", str(instance.metrics_port)]
     return arguments
 
 

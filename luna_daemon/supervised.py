@@ -12,6 +12,7 @@ from luna_daemon.process_exits import ASKED, LOCK, NO_RESTART, words_for
 from luna_daemon.restart_memory import Memory
 from luna_daemon.restarts import RestartRules
 from luna_daemon.views import DaemonState, DaemonView, LastExit, Phase, StopStage
+from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +29,7 @@ PING_WHILE_STARTING_S = 0.2
 MISSES_MAX = 3
 START_LIMIT_S = 30.0
 LADDER_S = 10.0
+ORPHAN_AFTER_S = 5.0
 _SAME_END_S = 2.0  # a supervisor notes an end a little after the daemon did
 _DOWN = frozenset({"stopped", "crashed", "backoff", "failed"})
 _STAGES = ("drain", "terminate", "kill")
@@ -78,6 +80,9 @@ class Supervised:
         self._starts_again = False
         self._is_holder = False
         self._ended_at = 0.0
+        self._unresponsive_since: float | None = None
+        self._stalled: frozenset[str] = frozenset()
+        self._next_orphan_look = 0.0
         kept = restart_memory.read(name)
         self.restarts_total, self.last_exit = kept.restarts_total, kept.last_exit
 
@@ -89,7 +94,12 @@ class Supervised:
         return self._state
 
     def start(self) -> None:
-        """Start it unless it runs; crashes of before are forgiven."""
+        """Start it unless it runs; crashes of before are forgiven.
+
+        Raises:
+            DaemonError: ``daemon-orphan`` if a process that cannot be reached has its place.
+        """
+        self._refuse_orphan()
         self._rules.forgive()
         self._backoff_until = None
         if self._stage is not None:
@@ -97,8 +107,23 @@ class Supervised:
         elif self._process is None and not self._adopt():
             self._launch()
 
+    def _refuse_orphan(self) -> None:
+        """Neither ask nor end a process that nobody can say is the daemon; who it is, a person has to see."""
+        if self._state is DaemonState.ORPHAN and self._process is not None:
+            raise DaemonError(
+                "daemon-orphan",
+                f"pid {self._process.pid} holds the place of {self.name} and cannot be reached",
+                "look what it is, and end it yourself",
+                details={"pid": self._process.pid},
+            )
+
     def stop(self, *, is_forced: bool = False) -> None:
-        """Begin the stop ladder; from back-off, stay down."""
+        """Begin the stop ladder; from back-off, stay down.
+
+        Raises:
+            DaemonError: ``daemon-orphan``, as for `start`.
+        """
+        self._refuse_orphan()
         self._starts_again = False
         if self._process is None and not self._adopt():
             self._backoff_until = None
@@ -116,7 +141,12 @@ class Supervised:
         self._starts_again = True
 
     def kill(self) -> None:
-        """End its process without asking it."""
+        """End its process without asking it.
+
+        Raises:
+            DaemonError: ``daemon-orphan``, as for `start`.
+        """
+        self._refuse_orphan()
         self._starts_again = False
         if self._process is not None or self._adopt():
             self._kill()
@@ -137,13 +167,42 @@ class Supervised:
         if ended is not None:
             self._after_end(ended)
             return
+        if self._state is DaemonState.ORPHAN:
+            self._look_at_orphan()
+            return
         if self._stage is not None and self._clock.monotonic() >= self._stage_until:
             self._begin_stage(self._stage + 1)
         if self._clock.monotonic() >= self._next_ping:
             self._look()
 
+    def _look_at_orphan(self) -> None:
+        """See whether it has an identity after all, as one has that only took long to write it."""
+        found = self._world.identity(self.name)
+        if found is not None and self._process is not None:
+            self._process.close()
+            self._process = None
+            self._adopt()
+
+    def _find_orphan(self) -> bool:
+        """Look now and then for a process that has the lock and no identity; the first look only begins the wait."""
+        now = self._clock.monotonic()
+        if now < self._next_orphan_look:
+            return False
+        is_first, self._next_orphan_look = self._next_orphan_look == 0.0, now + ORPHAN_AFTER_S
+        found = None if is_first else self._world.orphan(self.name)
+        if found is None:
+            return False
+        self._forget_run()
+        self._process = found
+        self._is_adopted = True
+        self._backoff_until = None
+        reason = f"pid {found.pid} holds its lock and left no identity; end it yourself"
+        self._enter(DaemonState.ORPHAN, reason)
+        self._tell("error", "daemon-orphan", f"{self.name}: {reason}")
+        return True
+
     def _step_down(self) -> None:
-        if self._adopt():
+        if self._adopt() or self._find_orphan():
             return
         if not self._is_holder or self._since is None:
             self._read_on()
@@ -214,6 +273,9 @@ class Supervised:
         self._first_rss = None
         self._stage = None
         self._is_killing = False
+        self._unresponsive_since = None
+        self._stalled = frozenset()
+        self._next_orphan_look = 0.0
         self._began = self._clock.monotonic()
         self._next_ping = 0.0
 
@@ -230,8 +292,21 @@ class Supervised:
         if is_settled:
             self._ready_since = now if self._ready_since is None else self._ready_since
             self._rules.note_ready(now - self._ready_since)
+        self._unresponsive_since = None
+        self._tell_stalled()
         if self._stage is None:
             self._enter(DaemonState(pong.state), None)
+
+    def _tell_stalled(self) -> None:
+        """Tell once of a lane whose request runs far too long; the daemon itself is the judge of that."""
+        lanes = {} if self._status is None else self._status.queue
+        stalled = frozenset(name for name, lane in lanes.items() if lane.stalled)
+        for name in sorted(stalled - self._stalled):
+            running_s = (lanes[name].running_ms or 0.0) / 1000
+            self._tell(
+                "warning", "stalled", f"{self.name}: a request on lane {name} runs for {running_s:.0f} s already"
+            )
+        self._stalled = stalled
 
     def _ask(self) -> Pong | None:
         if self._identity is None and self._process is not None:
@@ -260,6 +335,18 @@ class Supervised:
             self._enter(DaemonState.UNRESPONSIVE, f"no answer for {now - self._began:.0f} s since its start")
         elif not is_starting and self._misses >= MISSES_MAX:
             self._enter(DaemonState.UNRESPONSIVE, f"{self._misses} pings without an answer")
+        if self._state is DaemonState.UNRESPONSIVE:
+            self._kill_if_told(now)
+
+    def _kill_if_told(self, now: float) -> None:
+        """End a process that has been silent for as long as its settings allow; by default that is for ever."""
+        if self._unresponsive_since is None:
+            self._unresponsive_since = now
+            return
+        limit_s, silent_s = self.instance.kill_after_s, now - self._unresponsive_since
+        if limit_s is not None and silent_s >= limit_s and self._is_holder and self._process is not None:
+            self._tell("error", "daemon-killed", f"{self.name} did not answer for {silent_s:.0f} s and is killed")
+            self._process.send(signal.SIGKILL)  # not asked for by a person: it counts as a crash and is started again
 
     # stopping and ends
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from luna_daemon import identity as records
-from luna_daemon import launch
+from luna_daemon import launch, platform
 from luna_daemon.identity import DaemonPlaces, ExitRecord, Identity
 from luna_daemon.launch import FoundProcess
 from luna_daemon.probe import Probe
@@ -49,6 +50,10 @@ class World(Protocol):
 
     def identity(self, name: str) -> Identity | None:
         """Return the identity of a live daemon."""
+        ...
+
+    def orphan(self, name: str) -> Process | None:
+        """Return the process that holds a daemon's lock without an identity by which it could be reached."""
         ...
 
     def launch(self, name: str, instance: DaemonInstance) -> Process:
@@ -116,6 +121,18 @@ class RealWorld:
             silent = ExitRecord(found.pid, found.generation, time.time(), None, "ended without a word")
             records.write_record(places.exit, silent)
         places.identity.unlink(missing_ok=True)
+
+    def orphan(self, name: str) -> Process | None:
+        """Return the process that holds a daemon's lock without an identity by which it could be reached."""
+        lock = platform.FileLock(DaemonPlaces(name).lock)
+        pid = lock.holder()
+        began = None if pid is None else platform.create_time(pid)
+        if pid is None or began is None or pid == os.getpid():
+            return None  # who held it last is dead: not worth a look, which would hold the lock for a moment
+        if lock.acquire():
+            lock.release()
+            return None
+        return FoundProcess(pid, began)
 
     def launch(self, name: str, instance: DaemonInstance) -> Process:
         """Start a process."""

@@ -44,19 +44,38 @@ class ModelSet:
 
 @dataclass(frozen=True, slots=True)
 class DaemonSettings:
-    """What all daemons and their clients share, ``[daemon]``."""
+    """What all daemons and their clients share, ``[daemon]``.
+
+    Attributes:
+        python: what runs daemons; None is the Python that starts them.
+        shared_device, vae_device: of a clip or full, and of a vae daemon that is started without ``--device``.
+        clip_l_path, clip_g_path, vae_path: files that such a daemon loads when it is started without ``--preload``.
+        lora_cache_bytes: what a daemon keeps of LoRAs.
+    """
 
     host: str = "127.0.0.1"
     port: int = CLIP_PORT
     vae_port: int = VAE_PORT
     timeout_s: float = 120.0
     python: str | None = None
+    shared_device: str | None = None
+    vae_device: str | None = None
+    clip_l_path: str | None = None
+    clip_g_path: str | None = None
+    vae_path: str | None = None
+    lora_cache_bytes: int = 2 * 1024**3
     sets: dict[str, ModelSet] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonInstance:
-    """One configured daemon, ``[daemons.NAME]``: what the start form edits and the supervisor runs."""
+    """One configured daemon, ``[daemons.NAME]``: what the start form edits and the supervisor runs.
+
+    Attributes:
+        restart: after a crash.
+        metrics_port: for Prometheus; None is off.
+        kill_after_s: how long a daemon may not answer before its supervisor kills it; None is for ever.
+    """
 
     service_type: str = "full"
     device: str = "cpu"
@@ -67,6 +86,8 @@ class DaemonInstance:
     threads: int | None = None
     autostart: bool = False
     restart: bool = True
+    metrics_port: int | None = None
+    kill_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,7 @@ class Engine:
 
         options, device = self._options, self._device
         assert device is not None  # noqa: S101 - start has set it; not input
+        backend.loras.registry.cap_bytes = options.lora_cache_bytes
         drop_merged, leases = backend.loras.merged.drop, self.leases
         residency = make_residency(device, options, drop_merged, leases.count)
         self._store = ModelStore(backend, self._files, self._uploads, residency, leases, self._on_device)

@@ -6,6 +6,7 @@ A port is tried by binding it; who holds it is named from the list of sockets wh
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,10 +175,16 @@ def write(draft: DaemonDraft, settings: Settings) -> str:
     if draft.file is not None:
         set_name = _write_set(Path(draft.file), settings)
     old = settings.daemons.get(draft.editing or "", DaemonInstance())
-    instance = DaemonInstance(
-        draft.service_type, draft.device, int(draft.port), old.backend, draft.precision,
-        (set_name,) if set_name and draft.preload else (), old.threads, draft.autostart, draft.restart,
-    )  # fmt: skip
+    instance = dataclasses.replace(
+        old,  # what the form does not show stays
+        service_type=draft.service_type,
+        device=draft.device,
+        port=int(draft.port),
+        precision=draft.precision,
+        preload=(set_name,) if set_name and draft.preload else (),
+        autostart=draft.autostart,
+        restart=draft.restart,
+    )
     settings_file.save_daemon(draft.name, instance)
     if draft.editing and draft.editing != draft.name:
         settings_file.remove_daemon(draft.editing)

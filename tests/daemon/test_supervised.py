@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import signal
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -13,7 +14,9 @@ from luna_daemon.identity import ExitRecord, Identity
 from luna_daemon.launch import Ended
 from luna_daemon.messages import Pong
 from luna_daemon.restarts import RestartRules
+from luna_daemon.status_messages import LaneStatus
 from luna_daemon.supervised import Supervised
+from luna_engine.errors import DaemonError
 from luna_engine.settings import DaemonInstance
 
 if TYPE_CHECKING:
@@ -52,6 +55,9 @@ class ScriptedProcess:
         return
 
 
+NOTHING_ELSE = {"rss_bytes": None, "peak_rss_bytes": None, "phase_done": None}
+
+
 class ScriptedWorld:
     """Launches processes that answer what the test says."""
 
@@ -62,9 +68,14 @@ class ScriptedWorld:
         self.record: ExitRecord | None = None
         self.hears_shutdown = True
         self.shutdowns = 0
+        self.lock_holder: ScriptedProcess | None = None
+        self.queue: dict[str, LaneStatus] = {}
 
     def identity(self, name: str) -> Identity | None:
         return self.alive
+
+    def orphan(self, name: str) -> ScriptedProcess | None:
+        return self.lock_holder
 
     def launch(self, name: str, instance: DaemonInstance) -> ScriptedProcess:
         pid = 100 + len(self.processes)
@@ -80,7 +91,7 @@ class ScriptedWorld:
         return None if self.says is None else Pong(None, identity.generation, self.says, None, None, 1)
 
     def status(self, identity: Identity) -> DaemonStatus | None:
-        return None
+        return cast("DaemonStatus", SimpleNamespace(queue=self.queue, **NOTHING_ELSE)) if self.queue else None
 
     def shutdown(self, identity: Identity, deadline_s: float, *, is_forced: bool) -> bool:
         self.shutdowns += 1
@@ -392,3 +403,96 @@ def test_a_new_supervisor_continues_a_back_off() -> None:
     later.step(2.0)
     assert later.step() == "ready"
     assert later.daemon.view().restarts_total == 1
+
+
+def test_a_silent_daemon_is_killed_only_where_the_settings_say_so_and_then_started_again() -> None:
+    stage = Stage(kill_after_s=30.0).started()
+    stage.world.says = None
+    process = stage.world.processes[-1]
+    for _ in range(16):
+        stage.step(2.0)
+    assert process.signals == []
+    for _ in range(4):
+        stage.step(2.0)
+    assert process.signals == [signal.SIGKILL]
+    stage.world.alive = None
+    assert stage.step(0.1) == "backoff"
+    assert stage.said == ["daemon-killed", "daemon-ended"]
+
+
+def test_a_daemon_that_answers_again_in_time_is_not_killed() -> None:
+    stage = Stage(kill_after_s=30.0).started()
+    for _ in range(3):
+        stage.world.says = None
+        for _ in range(10):
+            stage.step(2.0)
+        assert stage.daemon.state.value == "unresponsive"
+        stage.world.says = "ready"
+        assert stage.step(2.0) == "ready"
+    assert stage.world.processes[-1].signals == []
+
+
+def test_a_viewer_kills_nothing() -> None:
+    stage = Stage(kill_after_s=1.0).started()
+    stage.world.says = None
+    for _ in range(20):
+        stage.step(2.0, may_restart=False)
+    assert stage.world.processes[-1].signals == []
+
+
+def test_a_stalled_request_is_told_once() -> None:
+    stage = Stage().started()
+    stage.world.queue = {"device": LaneStatus(0, 1, 0, running_ms=75_000.0, stalled=True)}
+    for _ in range(3):
+        stage.step(2.0)
+    assert stage.said == ["stalled"]
+    stage.world.queue = {"device": LaneStatus(0, 0, 0)}
+    stage.step(2.0)
+    stage.world.queue = {"device": LaneStatus(0, 1, 0, running_ms=75_000.0, stalled=True)}
+    stage.step(2.0)
+    assert stage.said == ["stalled", "stalled"]
+
+
+def test_who_holds_the_lock_without_an_identity_is_an_orphan_shown_and_never_touched() -> None:
+    stage = Stage()
+    stage.world.lock_holder = ScriptedProcess(77)
+    assert stage.step() == "stopped", "a daemon that starts has the lock a moment before its identity"
+    assert stage.step(4.0) == "stopped"
+    assert stage.step(2.0) == "orphan"
+    view = stage.daemon.view()
+    assert (view.pid, view.state.is_running) == (77, True)
+    assert view.reason is not None
+    assert "77" in view.reason
+    for verb in (stage.daemon.start, stage.daemon.stop, stage.daemon.kill, stage.daemon.restart):
+        with pytest.raises(DaemonError) as caught:
+            verb()
+        assert caught.value.code == "daemon-orphan"
+    assert stage.world.lock_holder.signals == []
+    assert stage.world.shutdowns == 0
+    assert len(stage.world.processes) == 0
+
+
+def test_an_orphan_that_shows_its_identity_is_adopted() -> None:
+    stage = Stage()
+    stage.world.lock_holder = ScriptedProcess(77)
+    for _ in range(3):
+        stage.step(3.0)
+    assert stage.daemon.state.value == "orphan"
+    stage.world.alive = identity_of("d", 77)
+    assert stage.step(1.0) == "ready"
+    assert stage.daemon.view().adopted
+
+
+def test_two_kills_by_the_system_for_memory_in_a_row_are_enough() -> None:
+    """Whose memory grew before SIGKILL came was probably ended by the system, and would be again."""
+    stage = Stage().started()
+    for expected in ("backoff", "failed"):
+        stage.daemon._first_rss = 100
+        stage.daemon._status = cast("DaemonStatus", SimpleNamespace(rss_bytes=200, peak_rss_bytes=300, queue={}))
+        assert stage.die(Ended(signal=signal.SIGKILL)) == expected
+        if expected == "backoff":
+            assert "OOM killer" in (stage.daemon.view().reason or "")
+            for _ in range(100):
+                if stage.step(1.0) == "ready":
+                    break
+    assert "twice in a row" in (stage.daemon.view().reason or "")
