@@ -226,6 +226,7 @@ def test_no_tcp_listens_on_the_unix_socket_only(start_daemon: Callable[..., Wire
     connection.close()
 
 
+# DAEMON S22
 def test_a_left_over_socket_and_identity_of_a_killed_daemon_are_taken_over(
     start_daemon: Callable[..., WireDaemon],
 ) -> None:
@@ -254,6 +255,7 @@ def test_the_log_is_json_lines_with_the_generation_and_the_run_before_is_kept(
     assert {"at", "level", "logger", "message"} <= lines[0].keys()
 
 
+# DAEMON S23
 def test_no_prompt_text_reaches_the_log(start_daemon: Callable[..., WireDaemon]) -> None:
     from luna_daemon.protocol import TextItem
 

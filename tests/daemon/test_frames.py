@@ -94,6 +94,7 @@ def test_the_short_way_through_a_header_judges_as_the_long_one_does(text: str, d
         assert judged(raw) == short
 
 
+# DAEMON S7
 @pytest.mark.parametrize(
     "raw",
     [
@@ -146,6 +147,7 @@ def segment(**changes: Any) -> dict[str, Any]:
     return {"name": "t", "dtype": "f32", "shape": [2, 3], "nbytes": 24, "via": "inline", **changes}
 
 
+# DAEMON S8, S9
 @pytest.mark.parametrize(
     "records",
     [

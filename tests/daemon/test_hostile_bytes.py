@@ -60,6 +60,7 @@ def replies(raw: bytes) -> list[dict[str, Any]]:
     return found
 
 
+# DAEMON S5
 @pytest.mark.parametrize(
     "first",
     [
@@ -83,6 +84,7 @@ def test_garbage_first_is_closed_without_a_word(wire: WireDaemon, first: bytes, 
         assert closed(connection) == b""
 
 
+# DAEMON S5
 def test_random_first_bytes_do_no_harm(wire: WireDaemon) -> None:
     chance = random.Random(5)
     process = psutil.Process(wire.process.pid)
@@ -112,6 +114,7 @@ def test_mutated_frames_of_a_greeted_client_never_take_the_daemon_down(wire: Wir
                 assert "ok" in header
 
 
+# DAEMON S24
 @pytest.mark.parametrize("offered", [[2, 2], [2, 9], [0, 0], "1", [1], [1, 1, 1], [True, True], None])
 @pytest.mark.parametrize("way", ["tcp", "unix"])
 def test_another_protocol_gets_both_ranges_and_is_closed(wire: WireDaemon, offered: Any, way: str) -> None:
@@ -159,6 +162,7 @@ def challenge_of(connection: socket.socket) -> tuple[FrameReader, dict[str, Any]
     return reader, reader.announced().header["body"]
 
 
+# DAEMON S4
 @pytest.mark.parametrize("proof", ["00" * 32, "", "not hex", "ü" * 32])
 def test_a_wrong_proof_is_refused(wire: WireDaemon, proof: str) -> None:
     with wire.raw() as connection:
@@ -168,6 +172,7 @@ def test_a_wrong_proof_is_refused(wire: WireDaemon, proof: str) -> None:
         assert closed(connection) == b""
 
 
+# DAEMON S4
 def test_the_server_s_own_proof_and_an_earlier_client_s_are_refused(wire: WireDaemon) -> None:
     token = auth.read_token()
     with wire.raw() as connection:
@@ -186,6 +191,7 @@ def test_the_server_s_own_proof_and_an_earlier_client_s_are_refused(wire: WireDa
         assert reader.announced().header["ok"] is True
 
 
+# DAEMON S4
 def test_a_client_with_another_token_sends_nothing_but_its_hello(
     wire: WireDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +205,7 @@ def test_a_client_with_another_token_sends_nothing_but_its_hello(
     monkeypatch.setenv("LUNA_HOME", str(wire.home))
 
 
+# DAEMON S4
 def test_whoever_grabbed_the_port_learns_nothing(luna_home: Path) -> None:
     auth.ensure_token()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -242,6 +249,7 @@ def broken_later(wire: WireDaemon, raw: bytes) -> dict[str, Any]:
     return reply
 
 
+# DAEMON S7
 @pytest.mark.parametrize(
     "raw",
     [
@@ -265,6 +273,7 @@ def test_a_broken_frame_later_is_told_and_closed(wire: WireDaemon, raw: bytes) -
     assert (reply["id"], reply["error"]["code"]) == (None, "frame-invalid")
 
 
+# DAEMON S8
 def test_a_payload_over_the_cap_is_refused_before_anything_is_allocated(wire: WireDaemon) -> None:
     process = psutil.Process(wire.process.pid)
     before = process.memory_info().rss
@@ -285,6 +294,7 @@ def test_a_refused_request_s_payload_is_read_off_and_the_connection_stays(wire: 
         assert reader.announced().header["body"]["nonce"] == "still"
 
 
+# DAEMON S15
 def test_a_sender_that_stops_in_the_middle_of_a_frame_is_dropped(wire: WireDaemon) -> None:
     connection, _reader = wire.greeted()
     with connection:
@@ -294,6 +304,7 @@ def test_a_sender_that_stops_in_the_middle_of_a_frame_is_dropped(wire: WireDaemo
     assert 3.0 < time.monotonic() - began < 10.0
 
 
+# DAEMON S18
 @pytest.mark.parametrize("cut", [1, 4, 10, 200, 1000])
 def test_an_end_in_the_middle_of_a_frame_frees_what_it_held(wire: WireDaemon, cut: int) -> None:
     ids = frames.WireTensor("ids", "i32", (300,), memoryview(array("i", range(300))).cast("B"))
@@ -308,6 +319,7 @@ def test_an_end_in_the_middle_of_a_frame_frees_what_it_held(wire: WireDaemon, cu
         assert time.monotonic() < deadline
 
 
+# DAEMON S18
 def test_the_end_of_a_client_stops_its_running_request(wire: WireDaemon) -> None:
     ids = frames.WireTensor("ids", "i32", (1,), memoryview(array("i", [1])).cast("B"))
     body = {"set": "until-cancelled", "items": [{"encoders": {"l": {"rows": [1], "ids": "ids"}}}]}
@@ -323,6 +335,7 @@ def test_the_end_of_a_client_stops_its_running_request(wire: WireDaemon) -> None
         assert time.monotonic() < deadline
 
 
+# DAEMON S15
 def test_a_reader_that_does_not_read_stalls_only_itself(wire: WireDaemon) -> None:
     ids = frames.WireTensor("ids", "i32", (1,), memoryview(array("i", [1])).cast("B"))
     body = {"set": "big", "items": [{"encoders": {"l": {"rows": [1], "ids": "ids"}}}]}
@@ -360,6 +373,7 @@ def test_a_flood_of_silent_connections_delays_but_does_not_shut_out(wire: WireDa
             connection.close()
 
 
+# DAEMON S17
 def test_more_connections_than_allowed_wait_and_are_served_when_others_go(wire: WireDaemon) -> None:
     held = [wire.greeted()[0] for _ in range(126)]
     try:
@@ -372,6 +386,7 @@ def test_more_connections_than_allowed_wait_and_are_served_when_others_go(wire: 
         assert client.ping()
 
 
+# DAEMON S2
 def test_socket_folder_token_and_records_are_private(wire: WireDaemon) -> None:
     state = wire.home / "state"
     path = wire.identity.socket
@@ -382,6 +397,7 @@ def test_socket_folder_token_and_records_are_private(wire: WireDaemon) -> None:
     assert stat.S_IMODE((state / "run").stat().st_mode) == 0o700
 
 
+# DAEMON S5
 def test_refused_connections_take_one_log_line_a_minute(wire: WireDaemon) -> None:
     for _ in range(5):
         with wire.raw_unix() as connection:
@@ -391,6 +407,7 @@ def test_refused_connections_take_one_log_line_a_minute(wire: WireDaemon) -> Non
     assert 1 <= log.count("connections refused") <= 3
 
 
+# DAEMON S17
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux can lower another process's limits")
 def test_running_out_of_descriptors_pauses_accepting_and_recovers(wire: WireDaemon) -> None:
     pid = wire.process.pid

@@ -45,6 +45,7 @@ def ask(port: int, method: str = "GET", path: str = "/metrics", **headers: str) 
 TOKEN = {"Authorization": "Bearer " + "07" * 32}
 
 
+# DAEMON S6
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH", "TRACE", "BREW"])
 def test_only_get_is_answered(server: metrics_http.MetricsServer, method: str) -> None:
     status, headers, _ = ask(port_of(server), method, **TOKEN)
@@ -57,6 +58,7 @@ def test_this_machine_s_names_are_served(server: metrics_http.MetricsServer, hos
     assert ask(port_of(server), Host=host, **TOKEN)[0] == 200
 
 
+# DAEMON S6
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "localhost.", "localhost:80:80", "", "::1", "127.0.0.2", "[::1"]
 )
@@ -75,6 +77,7 @@ def test_two_hosts_are_none(server: metrics_http.MetricsServer) -> None:
         assert b" 421 " in connection.recv(1000)
 
 
+# DAEMON S6
 @pytest.mark.parametrize("path", ["/livez", "/metrics"])
 def test_a_web_page_is_refused_whoever_it_says_it_is(server: metrics_http.MetricsServer, path: str) -> None:
     status, headers, body = ask(port_of(server), path=path, Origin="http://localhost", **TOKEN)
@@ -83,6 +86,7 @@ def test_a_web_page_is_refused_whoever_it_says_it_is(server: metrics_http.Metric
     assert not [name for name in headers if name.lower().startswith("access-control")]
 
 
+# DAEMON S6
 def test_the_sign_of_life_is_open_and_the_rest_needs_the_token(server: metrics_http.MetricsServer) -> None:
     port = port_of(server)
     assert ask(port, path="/livez")[::2] == (200, b"ok\n")

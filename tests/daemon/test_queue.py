@@ -53,6 +53,7 @@ def order(queue: FairQueue) -> list[int]:
     return taken
 
 
+# DAEMON S16
 def test_clients_take_turns_however_many_requests_one_has() -> None:
     queue = FairQueue()
     for request in range(1, 6):

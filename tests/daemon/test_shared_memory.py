@@ -119,6 +119,7 @@ def test_each_side_finds_what_the_other_placed() -> None:
     closed(descriptors)
 
 
+# DAEMON S19
 def test_nobody_can_cut_the_memory_short_or_write_where_the_daemon_sends() -> None:
     _, client, (up, down) = both()
     for descriptor in (up, down):
@@ -143,6 +144,7 @@ def test_a_client_does_not_map_what_could_be_cut_short() -> None:
     os.close(open_ended)
 
 
+# DAEMON S19
 @pytest.mark.parametrize(("generation", "offset", "nbytes"), [(1, 0, 1), (0, MIB, 1), (0, MIB - 1, 2), (0, 0, MIB + 1)])
 def test_a_place_outside_the_memory_is_refused(generation: int, offset: int, nbytes: int) -> None:
     daemon, _, descriptors = both()
@@ -379,6 +381,7 @@ def test_a_client_that_releases_nothing_gets_the_rest_inline(raw: Callable[..., 
     assert client.decode(0)["did"]["transport"]["out"] == "shm"
 
 
+# DAEMON S19
 def test_what_a_client_changes_after_sending_is_not_seen(raw: Callable[..., RawClient]) -> None:
     client = raw()
     up = sealed_memory.attach(client.descriptors[0], MIB, is_writable=True)
@@ -447,6 +450,7 @@ def address_space(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text("ascii").split()[0]) * resource.getpagesize()
 
 
+# DAEMON S20
 @pytest.mark.parametrize("what", ["no memory", "no mapping", "no descriptors"])
 def test_without_shared_memory_tensors_go_inline_and_the_reply_says_why(
     start_daemon: Callable[..., WireDaemon], what: str

@@ -252,6 +252,7 @@ def test_stop_of_what_does_not_run_says_so() -> None:
     assert stop("one") is False
 
 
+# DAEMON S22
 def test_a_reused_pid_is_never_signalled() -> None:
     """An identity that names a live stranger is stale, and the stranger stays untouched."""
     stranger = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
@@ -285,6 +286,7 @@ def test_a_daemon_nobody_configured_is_found_and_shown_but_not_restarted(
         wait_until(lambda: not host.supervisor.snapshot())
 
 
+# DAEMON S22
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": 5}', '{"name": "one", "pid": "x"}', ""])
 def test_a_damaged_identity_harms_nobody(text: str) -> None:
     path = DaemonPlaces("one").identity

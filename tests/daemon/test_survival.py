@@ -83,6 +83,7 @@ def test_the_death_of_the_daemon_is_noticed_at_any_moment(
     assert all(isinstance(result, DaemonUnreachableError) for result in outcome)
 
 
+# DAEMON S18
 @pytest.mark.parametrize("moment", ["queued", "running", "loading"])
 def test_the_death_of_a_client_frees_what_it_asked_for(wire: WireDaemon, moment: str) -> None:
     """The client is a process of its own and gets SIGKILL."""

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# DAEMON S3
 @pytest.mark.parametrize("spoil", ["mode", "link", "short", "folder", "pipe"])
 def test_a_token_that_cannot_be_trusted_is_refused(luna_home: Path, spoil: str) -> None:
     auth.ensure_token()
@@ -55,6 +56,7 @@ def test_a_proof_is_bound_to_its_side_port_and_nonces() -> None:
     assert len(proofs) == 6
 
 
+# DAEMON S3
 def test_a_token_others_may_read_keeps_the_daemon_from_starting(run_daemon: Callable[..., tuple[int, str]]) -> None:
     auth.ensure_token()
     auth.token_path().chmod(0o644)

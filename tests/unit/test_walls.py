@@ -63,6 +63,7 @@ def test_rooms_that_faces_import_load_no_tensor_library(module: str) -> None:
     assert not modules_after(f"import {module}") & set(TENSOR_LIBRARIES)
 
 
+# DAEMON S1
 @pytest.mark.parametrize("room", ["luna_engine", "luna_daemon", "luna_tui", "comfy_nodes"])
 def test_no_unsafe_loader_is_named_in_the_code(room: str) -> None:
     """No pickle, marshal, shelve, eval, shell=True or remote code (DAEMON S1)."""

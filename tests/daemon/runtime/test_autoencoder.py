@@ -143,6 +143,7 @@ def test_a_latent_with_one_moment_is_an_image() -> None:
     assert images.prepare_latent(torch.zeros(2, 4, 1, 8, 8), FACTS).shape == (2, 4, 8, 8)
 
 
+# DAEMON S9
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_values_that_are_no_numbers_are_refused(value: float) -> None:
     tensor = torch.zeros(1, 4, 2, 2)

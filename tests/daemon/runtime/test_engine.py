@@ -169,6 +169,7 @@ def test_embeddings_are_used_and_missing_ones_reported(engine: Engine, model_roo
     assert torch.equal(by_name(tensors)[again.items[0].cond], with_file[reply.items[0].cond])
 
 
+# DAEMON S10
 @pytest.mark.parametrize(
     ("ids", "more", "code"),
     [

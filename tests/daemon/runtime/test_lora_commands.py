@@ -116,6 +116,7 @@ def test_what_was_dropped_is_missing_and_may_be_sent_again(engine: Engine) -> No
     encode(engine, use)
 
 
+# DAEMON S13
 @pytest.mark.parametrize(
     "bad",
     [
@@ -134,6 +135,7 @@ def test_an_unsound_lora_is_refused_and_harms_nobody(engine: Engine, bad: Patch)
     assert torch.equal(encode(engine, cache="bypass")[1], before)
 
 
+# DAEMON S14
 def test_a_body_that_is_not_what_was_announced_is_refused(engine: Engine) -> None:
     body, segments = blob_of(small())
     wrong = dataclasses.replace(body, hash="0" * 64)

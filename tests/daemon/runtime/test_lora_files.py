@@ -176,6 +176,7 @@ def refused(**changes: Any) -> str:
     return code_of(lambda: from_blob(memoryview(pack([one])), content_hash([one]), CPU))
 
 
+# DAEMON S13
 @pytest.mark.parametrize(
     "changes",
     [
@@ -205,6 +206,7 @@ def test_lycoris_marks_a_full_factor_with_an_alpha_that_means_nothing() -> None:
     assert from_blob(memoryview(pack([one])), content_hash([one]), CPU).entry.form == "merged"
 
 
+# DAEMON S14
 def test_a_body_of_another_hash_or_no_safetensors_is_refused() -> None:
     blob = pack(lora().patches)
     assert code_of(lambda: from_blob(memoryview(blob), "0" * 64, CPU)) == "lora-invalid"

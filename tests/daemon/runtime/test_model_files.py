@@ -49,6 +49,7 @@ def test_an_id_is_a_root_and_a_name(files: ModelFiles, tmp_path: Path) -> None:
     assert list(files.scan()) == [("vae/sub/a.safetensors", path)]
 
 
+# DAEMON S11
 @pytest.mark.parametrize(
     "name", ["vae/../secret.safetensors", "/etc/passwd", "..", "", "vae//x", "vae/a\0b", "vae\\x", "vae/./x"]
 )
@@ -56,6 +57,7 @@ def test_an_id_never_leaves_the_roots(files: ModelFiles, name: str) -> None:
     assert code_of(files.resolve, name) == "path-outside"
 
 
+# DAEMON S11
 def test_a_link_out_of_the_roots_is_refused_and_one_inside_is_not(files: ModelFiles, tmp_path: Path) -> None:
     (tmp_path / "vae/out.safetensors").symlink_to(tmp_path / "secret.safetensors")
     (tmp_path / "vae/in.safetensors").symlink_to(tmp_path / "vae/sub/a.safetensors")
@@ -63,6 +65,7 @@ def test_a_link_out_of_the_roots_is_refused_and_one_inside_is_not(files: ModelFi
     assert files.resolve("vae/in.safetensors").name == "in.safetensors"
 
 
+# DAEMON S11
 def test_what_is_not_there_or_no_file_is_named(files: ModelFiles, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "vae/pipe.safetensors")
     assert code_of(files.resolve, "vae/none.safetensors") == "model-missing"
@@ -147,6 +150,7 @@ def header(entries: dict, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
+# DAEMON S12
 @pytest.mark.parametrize(
     ("data", "code"),
     [

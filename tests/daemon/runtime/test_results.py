@@ -97,6 +97,7 @@ def test_all_or_nothing_is_answered_from_memory() -> None:
     assert cache.get_all([key(1), key(1)]) == [result(5), result(5)]
 
 
+# DAEMON S21
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 3000)), max_size=60))
 def test_the_cap_holds_whatever_comes(puts: list[tuple[int, int]]) -> None:
     cache = ResultCache(8000)

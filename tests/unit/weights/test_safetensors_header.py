@@ -68,6 +68,7 @@ BAD: dict[str, tuple[Any, bytes, int | None, str]] = {
 }  # fmt: skip
 
 
+# DAEMON S12
 @pytest.mark.parametrize("case", BAD)
 def test_damaged_file_is_refused_with_what_is_wrong(tmp_path: Path, case: str) -> None:
     header, data, length, words = BAD[case]
