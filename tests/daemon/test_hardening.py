@@ -18,8 +18,7 @@ import pytest
 from luna_daemon import auth, connection, frames, platform, stream
 from luna_daemon import protocol as p
 from luna_daemon.connection import Connection
-from luna_daemon.protocol import COMMANDS
-from luna_daemon.runtime.engine import Engine
+from luna_daemon.protocol import COMMANDS, Lane
 from luna_daemon.service import DaemonService
 from luna_daemon.stream import FrameReader, FrameWriter
 from luna_engine import paths
@@ -188,11 +187,6 @@ def test_no_secret_text_or_path_is_in_errors_metrics_events_or_log(wire: WireDae
     assert text not in (wire.home / "state" / "logs" / "wire" / "current.log").read_text("utf-8")
 
 
-def engine_method(name: str) -> str | None:
-    """Return what of the engine a command calls, None if the service answers it alone."""
-    return name if hasattr(Engine, name) else None
-
-
 NOT_INJECTED = {"hello", "auth", "open_shm"}  # these have tests of their own: they make the connection itself
 
 
@@ -205,8 +199,6 @@ def test_a_bug_in_any_handler_is_internal_and_the_next_request_is_answered(
         raise ZeroDivisionError("a secret prompt")
 
     service._wait_ready()
-    own = {"ping": "_pong", "cancel": "_cancel_by_id", "drain": "_drain_or_reopen"}
-    target = own.get(name, name if name in {"status", "metrics"} else None)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         made = Connection(service, ours, None)
@@ -216,16 +208,11 @@ def test_a_bug_in_any_handler_is_internal_and_the_next_request_is_answered(
         say(theirs, {"id": 1, "cmd": "hello", "body": hello()})
         assert reader.announced().header["ok"] is True
         with monkeypatch.context() as patch:
-            if target is not None:
-                patch.setattr(service, target, fail)
-            elif name in {"subscribe", "unsubscribe"}:
-                patch.setattr(service.watch.events, name, fail)
-            elif name == "shutdown":
-                patch.setattr("luna_daemon.service.ShutdownReply", fail)
+            if COMMANDS[name].lane is Lane.NOW:
+                patch.setattr(service, "answer_now", fail)
             else:
-                for one in (engine_method(name), "prepare" if name.startswith("encode_t") else None):
-                    if one is not None:
-                        patch.setattr(service._engine, one, fail, raising=False)
+                for one in (name, "prepare"):
+                    patch.setattr(service._engine, one, fail, raising=False)
             body, tensors = request(name)
             say(theirs, {"id": 2, "cmd": name, "body": p.plain(body)}, tensors)
             header = reader.announced().header
