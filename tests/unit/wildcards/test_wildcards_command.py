@@ -30,7 +30,7 @@ def test_expand_prints_the_texts_that_every_machine_prints(luna_run: Callable[..
     records = json.loads(out)
     assert code == 0
     assert len(records) == 5
-    assert records[1]["text"] == "a nervous beekeeper at work, steady hands, soft overcast light"
+    assert records[1]["text"] == "a nervous beekeeper at work, steady hands, blue hour"
     assert [record["seed"] for record in records[:2]] == [7, 3162781167611607]
     assert set(records[0]) == {"text", "parts", "seed", "index", "choices", "loras", "embeddings", "diagnostics"}
 
