@@ -40,7 +40,8 @@ class EngineOptions:
         vram_budget_bytes, ram_budget_bytes: None is no budget.
         threads: None is the number of physical cores.
         roots: model roots by the name that file ids begin with.
-        lora_cache_bytes: what is kept of LoRAs.
+        is_exact: treat every request to encode as one that asks for ``exact``.
+        lora_cache_bytes: what sent and read LoRAs may hold.
     """
 
     service_type: str = "full"
@@ -56,7 +57,7 @@ class EngineOptions:
     vram_budget_bytes: int | None = None
     ram_budget_bytes: int | None = None
     threads: int | None = None
-    exact: bool = False
+    is_exact: bool = False
     lora_cache_bytes: int = 2 * 1024**3
 
 

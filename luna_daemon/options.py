@@ -51,6 +51,7 @@ class DaemonOptions:
     threads: int | None
     start_log: Path | None
     metrics_port: int | None = None
+    is_exact: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     add("--preload", default="", metavar="SET,...", help="sets of the settings to load before being ready")
     add("--vram-budget", metavar="BYTES", help="what models may hold on a card, such as 6GiB (default: what is free)")
     add("--ram-budget", metavar="BYTES", help="what models may hold in RAM (default: what is free)")
+    add("--exact", action="store_true", help="compute everything as ComfyUI does, LoRAs rounded and requests alone")
     add("--threads", type=int, help="CPU threads (default: physical cores)")
     add("--metrics-port", type=int, help="HTTP port on loopback for Prometheus (default: off; 0: the system chooses)")
     add("--name", help="name of this daemon (default: the service type)")
@@ -119,6 +121,7 @@ def parse(arguments: Sequence[str], settings: Settings) -> DaemonOptions:
         threads=given.threads,
         start_log=given.start_log,
         metrics_port=None if given.metrics_port is None else _checked("--metrics-port", given.metrics_port),
+        is_exact=given.exact,
     )
 
 
@@ -188,6 +191,7 @@ def engine_options(options: DaemonOptions, settings: Settings) -> EngineOptions:
         vram_budget_bytes=options.vram_budget_bytes,
         ram_budget_bytes=options.ram_budget_bytes,
         threads=options.threads,
+        is_exact=options.is_exact,
         lora_cache_bytes=settings.daemon.lora_cache_bytes,
     )
 

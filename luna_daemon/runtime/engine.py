@@ -6,10 +6,11 @@ Failures of the device become errors of the protocol here, and only here.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from luna_daemon.encode_messages import EncodeText, EncodeTokens, Tile
 from luna_daemon.engine_seam import here
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     Segments = Mapping[str, WireTensor]
 
+EncodeBody = TypeVar("EncodeBody", bound=EncodeTokens | EncodeText)
 _log = logging.getLogger("luna.daemon.engine")
 _DOWNGRADES_KEPT = 10
 _REFRESH_S = 0.5
@@ -229,7 +231,7 @@ class Engine:
 
     def group(self, body: Any) -> Hashable | None:
         """Put encodes of one set together, but for exact ones."""
-        if not isinstance(body, (EncodeTokens, EncodeText)) or body.exact:
+        if not isinstance(body, (EncodeTokens, EncodeText)) or self._asked(body).exact:
             return None
         try:
             return self._ready_store().get(body.set, "text").id
@@ -238,7 +240,7 @@ class Engine:
 
     def prepare(self, body: EncodeTokens | EncodeText, segments: Segments, check: Check) -> Encoding:  # noqa: ARG002 - the seam
         """Look at a request to encode."""
-        encoding: Encoding = self._run("reading a prompt", self._ready_compute().prepare, body, segments)
+        encoding: Encoding = self._run("reading a prompt", self._ready_compute().prepare, self._asked(body), segments)
         return encoding
 
     def row_cap(self, encoding: Encoding) -> int:
@@ -260,7 +262,11 @@ class Engine:
         """Answer token rows that were encoded before, on any thread."""
         if self._compute is None or not isinstance(body, EncodeTokens):
             return None
-        return self._compute.recall(body, segments)
+        return self._compute.recall(self._asked(body), segments)
+
+    def _asked(self, body: EncodeBody) -> EncodeBody:
+        """Return a request as it is to be computed: an exact daemon makes all of them exact."""
+        return dataclasses.replace(body, exact=True) if self._options.is_exact else body
 
     def lora_list(self, body: LoraList, segments: Segments, check: Check) -> Answer:  # noqa: ARG002 - the seam
         """List the LoRAs that are kept, on any thread."""

@@ -116,6 +116,8 @@ class LoraCommands:
                 naming a set or a file raises.
         """
         held = self._store.get(body.set, "text")
+        if held.loaded is None:
+            raise DaemonError("model-missing", f"set {held.id} had to leave memory", "load it again with load_model")
         if body.id is None:
             read = lora_files.ReadLora(self._registry.get(body.hash or ""))
         else:

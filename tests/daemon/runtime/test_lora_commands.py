@@ -189,3 +189,29 @@ def test_validate_judges_without_keeping(engine: Engine, model_root: Path) -> No
     assert "not understood" in report.problems[1]
     missing = p.LoraValidate("sd15", "0" * 64)
     assert code_of("lora_validate", lambda: engine.lora_validate(missing, {}, never)) == "lora-missing"
+
+
+def test_an_exact_daemon_makes_every_request_exact(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = put(engine, small())
+    use = p.LoraUse(stored.entry.hash, 0.6)
+    _, asked = encode(engine, use, exact=True)
+    monkeypatch.setattr(engine, "_options", dataclasses.replace(engine._options, is_exact=True))
+    reply, cond = encode(engine, use, cache="bypass")
+    assert reply.did.loras == (p.LoraDid(stored.entry.hash, "exact", 0),)
+    assert torch.equal(cond, asked)
+    assert engine.group(p.EncodeText("sd15", (p.TextItem("a"),))) is None  # it runs alone
+
+
+def test_what_loras_may_hold_is_a_setting(roots: dict[str, Path]) -> None:
+    from luna_daemon.engine_seam import EngineOptions
+    from luna_daemon.options import engine_options, parse
+    from luna_daemon.runtime.engine import Engine
+    from luna_engine.settings import DaemonSettings, Settings
+
+    settings = Settings(daemon=DaemonSettings(lora_cache_bytes=1000))
+    assert engine_options(parse([], settings), settings).lora_cache_bytes == 1000
+    assert engine_options(parse(["--exact"], settings), settings).is_exact
+    small_cache = Engine(EngineOptions(device="cpu", roots=roots, threads=1, lora_cache_bytes=1000))
+    small_cache.start(lambda phase, done: None)
+    assert code_of("lora_put", lambda: put(small_cache, small())) == "lora-too-large"
+    assert small_cache.snapshot().caches["loras"].cap_bytes == 1000
