@@ -369,7 +369,7 @@ def _pool_source(pool: Pool, entry_of: Callable[[Sequence[Item], int], Entry]) -
         raise Uncompiled
     owner = next(iter(lists)) if len(lists) == 1 else None
     table: dict[int, Entry] = {}
-    keeps = not isinstance(items, Lines)  # the plain lines of a txt are cut out of it again each time
+    keeps = not (isinstance(items, Lines) and items.is_long)
     bisect_right = bisect.bisect_right
 
     def draw(key: int, site: Site, out: list[str], trace: list[Any], parent: int, active: list[int]) -> None:

@@ -15,6 +15,7 @@ from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.model import Content, Document, Kind
 from luna_engine.wildcards.read_json import read_json
 from luna_engine.wildcards.read_txt import read_txt
+from luna_engine.wildcards.rows import read_rows
 from luna_engine.wildcards.syntax import Profile
 from luna_engine.wildcards.tree_events import RefusedFile, read_yaml
 
@@ -194,9 +195,11 @@ def read_content(document: Document, data: bytes, last_good: Content | None) -> 
     """Read the bytes of a file; a file whose parser stops gives its last good version, or nothing."""
     if document.kind is Kind.TXT:
         return read_txt(document, data)
-    decoded = decode(data, document.path)
     digest = hashlib.blake2b(data, digest_size=16).digest
-
+    top = read_rows(document, data) if document.kind is not Kind.JSON else None
+    if top is not None:
+        return Content(top, digest_of=digest)
+    decoded = decode(data, document.path)
     read = read_json if document.kind is Kind.JSON else read_yaml
     try:
         raw = read(decoded.text, document.path)

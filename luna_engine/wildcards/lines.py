@@ -19,29 +19,35 @@ if TYPE_CHECKING:
     from luna_engine.wildcards.model import Document, ItemList
 
 _ONE = Weight()
-_SPECIAL = re.compile(rb"[\\{<\[$%]|__")  # the signs of parser.is_plain, all of them ASCII
+SPECIAL = re.compile(rb"[\\{<\[$%]|__")  # the signs of parser.is_plain, all of them ASCII
 
 
 class Lines(Sequence[Item]):
     """The items of a txt file. Equal indices give the same Item object.
 
     ``starts`` holds the offset of each item's line in ``data``, ``numbers`` its line number (None: index + 1).
-    ``micro`` holds the items' weights in millionths, None if none is written.
+    ``micro`` holds the items' weights in millionths, None if none is written. ``is_long``: too many to keep each
+    text that was drawn.
     """
+
+    is_long = True
 
     def __init__(self, owner: ItemList, data: bytes, starts: array[int], numbers: array[int] | None) -> None:
         self._owner = owner
         self._data = data
         self._starts = starts
         self._numbers = numbers
-        self._made: dict[int, Item] = {}
+        self._made: dict[int, Item] | None = None
         self._special: array[int] | None = None
         self._digest: bytes | None = None
-        self._has_weights = b":" in data and b"::" in data  # one sign is looked for much faster than two
+        self._has_weights = self._find_weights()
         self.micro: array[int] | None = None
         self.bad_weights: list[tuple[int, str]] = []
         if self._has_weights:
             self._read_weights()
+
+    def _find_weights(self) -> bool:
+        return b":" in self._data and b"::" in self._data  # one sign is looked for much faster than two
 
     @property
     def document(self) -> Document:
@@ -60,6 +66,8 @@ class Lines(Sequence[Item]):
             return [self[at] for at in range(*index.indices(len(self)))]
         if index < 0:
             index += len(self)
+        if self._made is None:
+            self._made = {}
         found = self._made.get(index)
         if found is None:
             found = self._made.setdefault(index, self._make(index))
@@ -78,7 +86,7 @@ class Lines(Sequence[Item]):
     def constructs(self) -> Iterator[Item]:
         """Yield the items that may hold a construct; the file is searched once, other items are not made."""
         if self._special is None:
-            self._special = array("I", (index for index, _ in self._with(_SPECIAL)))
+            self._special = array("I", (index for index, _ in self._with(SPECIAL)))
         return (self[index] for index in self._special)
 
     def digest(self) -> bytes:

@@ -21,7 +21,7 @@ from luna_engine.wildcards.model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
 _MOST_SEARCHED = 100_000
 _JOINERS = str.maketrans("\\.:", "///")
@@ -62,66 +62,76 @@ class Found:
     others: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """One indexed address."""
+# One indexed address: its spelling as looked up, the file and the place in it, or the folder, and the parts of the
+# file's path. A tuple, since a library has tens of thousands; the Target is made when somebody finds it.
+_Entry = tuple[str, "Document | None", "Place | None", "str | None", int]
 
-    spelling: str
-    target: Target
-    file_parts: int
 
-    def order(self) -> tuple[int, int, int, int, str]:
-        document = self.target.document
-        return (
-            -self.file_parts,
-            self.spelling.count("/"),
-            document.kind.rank if document else 9,
-            document.root if document else 0,
-            self.target.address,
-        )
+def _target(entry: _Entry) -> Target:
+    _, document, place, folder, _ = entry
+    if document is None:
+        return Target(folder or "", folder=folder)
+    return Target(document.address_of(place.keys) if place is not None else document.address, document, place)
+
+
+def _order(entry: _Entry) -> tuple[int, int, int, int, str]:
+    spelling, document, _, _, file_parts = entry
+    return (
+        -file_parts,
+        spelling.count("/"),
+        document.kind.rank if document else 9,
+        document.root if document else 0,
+        _target(entry).address,
+    )
 
 
 class _Names:
     """A case-aware map from joined names to what they may mean."""
 
     def __init__(self) -> None:
-        self._known: defaultdict[str, list[_Known]] = defaultdict(list)
+        self._known: dict[str, _Entry | list[_Entry]] = {}
 
-    def add(self, spelling: str, known: _Known) -> None:
-        self._known[spelling.casefold()].append(
-            known if known.spelling == spelling else _Known(spelling, known.target, known.file_parts)
-        )
+    def add(self, entry: _Entry) -> None:
+        key = entry[0].casefold()
+        known = self._known.setdefault(key, entry)
+        if known is entry:
+            return
+        if isinstance(known, list):
+            known.append(entry)
+        else:
+            self._known[key] = [known, entry]
+
+    def _fitting(self, name: str) -> list[_Entry]:
+        known = self._known.get(name.casefold())
+        return [] if known is None else known if isinstance(known, list) else [known]
 
     def find(self, name: str, *, files_only: bool = False) -> Found | None:
-        fitting = self._known.get(name.casefold())
-        if fitting is None:
+        known = self._known.get(name.casefold())
+        if known is None:
             return None
+        fitting = known if isinstance(known, list) else [known]
         if files_only:
-            fitting = [known for known in fitting if known.target.is_file or known.target.folder is not None]
-        exact = [known for known in fitting if known.spelling == name]
-        return _choose(exact or fitting)
+            fitting = [entry for entry in fitting if entry[2] is None]
+        return _choose(name, fitting)
 
     def find_kind(self, name: str, kind: Kind) -> Found | None:
-        fitting = [
-            known
-            for known in self._known.get(name.casefold(), [])
-            if known.target.is_file and known.target.document is not None and known.target.document.kind is kind
-        ]
-        exact = [known for known in fitting if known.spelling == name]
-        return _choose(exact or fitting)
-
-    def spellings(self) -> Iterable[str]:
-        return (known.spelling for group in self._known.values() for known in group)
+        return _choose(
+            name,
+            [entry for entry in self._fitting(name) if entry[2] is None and entry[1] and entry[1].kind is kind],
+        )
 
 
-def _choose(fitting: list[_Known]) -> Found | None:
-    if len(fitting) == 1:
-        return Found(fitting[0].target)
+def _choose(name: str, fitting: list[_Entry]) -> Found | None:
+    """Return what a name means: equal case wins, then the order of WILDCARDS 3.3."""
     if not fitting:
         return None
-    ordered = sorted(fitting, key=_Known.order)
-    addresses = dict.fromkeys(_shown(known.target) for known in ordered)
-    return Found(ordered[0].target, tuple(addresses) if len(addresses) > 1 else ())
+    if len(fitting) == 1:
+        return Found(_target(fitting[0]))
+    exact = [entry for entry in fitting if entry[0] == name]
+    ordered = sorted(exact or fitting, key=_order)
+    targets = [_target(entry) for entry in ordered]
+    addresses = dict.fromkeys(_shown(target) for target in targets)
+    return Found(targets[0], tuple(addresses) if len(addresses) > 1 else ())
 
 
 def _shown(target: Target) -> str:
@@ -236,37 +246,36 @@ class AddressIndex:
         self._folders = folders
         self._starts: dict[str, frozenset[str]] | None = None
         self._prefixes: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {}
-        self._by_tail: list[_Known] = []
+        self._by_tail: list[_Entry] = []
         for folder in dict.fromkeys(folders):
-            known = _Known(joined(folder), Target(folder, folder=folder), folder.count("/") + 1)
-            self._full.add(known.spelling, known)
-            self._files.add(known.spelling, known)
+            entry: _Entry = (joined(folder), None, None, folder, folder.count("/") + 1)
+            self._full.add(entry)
+            self._files.add(entry)
         for document in documents:
             self._add_document(document)
 
     def _add_document(self, document: Document) -> None:
         address = joined(document.address)
         parts = document.address.count("/") + 1
-        known = _Known(address, Target(document.address, document), parts)
-        self._full.add(address, known)
-        self._files.add(address, known)
+        whole: _Entry = (address, document, None, None, parts)
+        self._full.add(whole)
+        self._files.add(whole)
         if document.kind is Kind.TXT:
-            self._by_tail.append(known)
+            self._by_tail.append(whole)
             return
         is_rules = document.content.is_rules
         if not is_rules:
-            self._by_tail.append(known)
+            self._by_tail.append(whole)
         folder = joined(document.folder) + "/" if document.folder else ""
         for place in walk_places(document.top):
             if not place.keys or (isinstance(place, ItemList) and self._is_own(document, place)):
                 continue
             keys = joined("/".join(place.keys))
-            spelling = f"{address}/{keys}"
-            entry = _Known(spelling, Target(document.address_of(place.keys), document, place), parts)
-            self._full.add(spelling, entry)
+            entry: _Entry = (f"{address}/{keys}", document, place, None, parts)
+            self._full.add(entry)
             if is_rules or not NOTE_KEYS.isdisjoint(place.keys):
                 continue
-            self._short.add(folder + keys, entry)
+            self._short.add((folder + keys, document, place, None, parts))
             self._by_tail.append(entry)
 
     @staticmethod
@@ -284,12 +293,12 @@ class AddressIndex:
         """Every tail of every address, made when a name needs level 4."""
         if self._tails is None:
             tails = _Names()
-            for known in self._by_tail:
-                spelling = known.spelling
-                tails.add(spelling, known)
+            for entry in self._by_tail:
+                spelling = entry[0]
+                tails.add(entry)
                 at = spelling.find("/")
                 while at >= 0:
-                    tails.add(spelling[at + 1 :], known)
+                    tails.add((spelling[at + 1 :], *entry[1:]))
                     at = spelling.find("/", at + 1)
             self._tails = tails
         return self._tails
@@ -416,9 +425,9 @@ class AddressIndex:
     def names(self) -> list[str]:
         """Return the names for "did you mean": file stems, addresses and the last keys."""
         names: dict[str, None] = {}
-        for known in self._by_tail:
-            names[known.target.address] = None
-            names[known.spelling.rpartition("/")[2]] = None
+        for entry in self._by_tail:
+            names[_target(entry).address] = None
+            names[entry[0].rpartition("/")[2]] = None
         return list(names)
 
     def file_names(self) -> list[str]:
