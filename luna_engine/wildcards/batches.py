@@ -6,6 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 from luna_engine.errors import LunaError
+from luna_engine.wildcards.choosers import BagChooser, CycleChooser
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.expansion import Batch
 from luna_engine.wildcards.seeds import batch_seed, below, decimal, mix, text_key
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
     OnDraw = Callable[[int], None]
 
-MODES = ("random", "enumerate", "cycle")
+MODES = ("random", "enumerate", "cycle", "bag")
+MOST_REPLAYED = 100_000
 _WALKABLE = 100_000
 _REPEATS_BEFORE_WALK = 16
 
@@ -32,25 +34,6 @@ def digest(parts: object, digests: Sequence[str], seed: int, index: int, *option
         state.update(piece.encode("utf-8", "surrogatepass"))
         state.update(b"\0")
     return state.hexdigest()
-
-
-class CycleChooser:
-    """Takes candidate ``index mod n`` at every site, in file order."""
-
-    walks = False
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-
-    def number(self, key: int, size: int, position: int, sampler: object) -> int:
-        """Take the index; later picks of a multi-pick take what follows."""
-        del key, sampler
-        return (self._index if position <= 1 else 0) % size
-
-    def ticket(self, key: int, total: int, position: int) -> int | None:
-        """Weights do not matter."""
-        del key, total, position
-        return None
 
 
 def expand_many(
@@ -76,6 +59,8 @@ def expand_many(
     if mode == "enumerate":
         return _enumerated(library, parts, count, start, unique=unique, options={**options, "on_draw": on_draw})
     batch = _Drawer(library, parts, seed, mode, options, on_draw)
+    if mode == "bag":
+        batch.replay(start)
     if not unique:
         return Batch(tuple(batch.draw(start + at) for at in range(count)))
     return batch.distinct(count, start)
@@ -117,20 +102,29 @@ class _Drawer:
         self.options = options
         self.on_draw = on_draw
         self.drawn = 0
+        self.bags = BagChooser()
 
     def draw(self, index: int) -> Expansion:
         self.drawn += 1
         if self.on_draw is not None:
             self.on_draw(self.drawn)
-        chooser = CycleChooser(index) if self.mode == "cycle" else None
+        chooser = CycleChooser(index) if self.mode == "cycle" else self.bags if self.mode == "bag" else None
         return self.library.expand_parts(
             self.parts,
-            batch_seed(self.seed, index),
+            self.seed if self.mode == "bag" else batch_seed(self.seed, index),
             index=index,
             snapshot=self.snapshot,
             chooser=chooser,
             **self.options,
         )
+
+    def replay(self, start: int) -> None:
+        """Draw what comes before the first prompt, since a bag holds what was not drawn yet."""
+        if start > MOST_REPLAYED:
+            raise LunaError("value-range", f"a bag can begin at {MOST_REPLAYED} at most", "use a smaller start")
+        for index in range(start):
+            self.draw(index)
+        self.drawn = 0
 
     def distinct(self, count: int, start: int) -> Batch:
         """Draw until ``count`` distinct texts exist, or all there are."""
@@ -155,7 +149,7 @@ class _Drawer:
         return Batch(tuple(found.values()))
 
     def can_walk(self) -> bool:
-        if set(self.parts) != {""} or self.mode == "cycle" or self.options.get("rules") is not None:
+        if set(self.parts) != {""} or self.mode in {"cycle", "bag"} or self.options.get("rules") is not None:
             return False
         profile = self.options.get("profile", "native")
         try:

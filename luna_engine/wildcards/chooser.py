@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 from luna_engine.wildcards.seeds import below
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from luna_engine.wildcards.syntax import Sampler
 
 
@@ -24,6 +26,9 @@ class Chooser(Protocol):
     def ticket(self, key: int, total: int, position: int) -> int | None:
         """Return a weighted draw below ``total``, or None if candidates are to be taken by `number` instead."""
 
+    def several(self, key: int, weights: Sequence[int], low: int, high: int) -> list[int] | None:
+        """Return ``low`` to ``high`` different candidates, or None if they are to be drawn one by one."""
+
 
 @dataclass(slots=True)
 class SeededChooser:
@@ -39,6 +44,11 @@ class SeededChooser:
     def ticket(self, key: int, total: int, position: int) -> int | None:
         """Draw by weight."""
         return below(key, total, position)
+
+    def several(self, key: int, weights: Sequence[int], low: int, high: int) -> list[int] | None:
+        """Draw one by one."""
+        del key, weights, low, high
+        return None
 
 
 @dataclass(slots=True)
@@ -97,6 +107,11 @@ class ScriptedChooser:
     def ticket(self, key: int, total: int, position: int) -> int | None:
         """Weights do not matter here."""
         del key, total, position
+        return None
+
+    def several(self, key: int, weights: Sequence[int], low: int, high: int) -> list[int] | None:
+        """Take one digit after the other."""
+        del key, weights, low, high
         return None
 
     def advance(self) -> bool:

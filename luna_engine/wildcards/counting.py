@@ -44,7 +44,7 @@ class NeedsWalkError(Exception):
 
 
 @dataclass(slots=True)
-class _Scope:
+class Scope:
     """Where nodes stand: their text, the file whose keys they see, variables, and whether bindings surely happen."""
 
     parsed: Parsed
@@ -52,6 +52,14 @@ class _Scope:
     variables: dict[str, tuple[Prompt, Parsed, Document | None] | None]
     can_bind: bool
     using: frozenset[str] = frozenset()
+
+    def copy(self) -> Scope:
+        """Return the scope with variables of its own, to look ahead in."""
+        return Scope(self.parsed, self.document, dict(self.variables), self.can_bind, self.using)
+
+    def inside(self, document: Document | None = None) -> Scope:
+        """Return the scope of a prompt within the text, perhaps with another file's keys."""
+        return Scope(self.parsed, document or self.document, self.variables, can_bind=False, using=self.using)
 
 
 @dataclass(slots=True)
@@ -73,7 +81,7 @@ class Counter:
         Raises:
             NeedsWalkError: it depends on earlier draws.
         """
-        scope = _Scope(parsed, None, dict.fromkeys(variables), can_bind=True)
+        scope = Scope(parsed, None, dict.fromkeys(variables), can_bind=True)
         return self._nodes(parsed.nodes, scope)
 
     def factor_out(self, parsed: Parsed) -> tuple[int, str]:
@@ -88,7 +96,7 @@ class Counter:
             if isinstance(node, (Text, Kept)):
                 continue
             try:
-                factor *= self._nodes((node,), _Scope(parsed, None, {}, can_bind=False))
+                factor *= self._nodes((node,), Scope(parsed, None, {}, can_bind=False))
             except NeedsWalkError:
                 rest.append(node)
         # A condition on tags, or one inside an item, may look at any draw before it.
@@ -127,36 +135,38 @@ class Counter:
         variables: dict[str, tuple[Prompt, Parsed, Document | None] | None] = {}
         self.active.append(item)
         try:
-            return self._nodes(parsed.nodes, _Scope(parsed, document, variables, can_bind=True))
+            return self._nodes(parsed.nodes, Scope(parsed, document, variables, can_bind=True))
         finally:
             self.active.pop()
             self.leaked |= variables.keys()
 
-    def _nodes(self, nodes: tuple[Node, ...], scope: _Scope) -> int:
+    def _nodes(self, nodes: tuple[Node, ...], scope: Scope) -> int:
         total = 1
         for node in nodes:
-            if not isinstance(node, (Text, Kept)):
-                total *= self._node(node, scope)
+            total *= self.node(node, scope)
         return total
 
-    def _node(self, node: Node, scope: _Scope) -> int:
+    def node(self, node: Node, scope: Scope) -> int:
+        """Return the number of ways to expand one construct; a binding binds its name in the scope."""
+        if isinstance(node, (Text, Kept)):
+            return 1
         if isinstance(node, Tag):
             return self._nodes(node.nodes, scope)
         if isinstance(node, Number):
             return node.grid.points if node.grid else 1
         if isinstance(node, Variant):
-            return sum(self._prompt(option.prompt, scope) for option in node.options if option.weight.micro > 0) or 1
+            return sum(self.prompt(option.prompt, scope) for option in node.options if option.weight.micro > 0) or 1
         if isinstance(node, Multi):
             return self._multi(node, scope)
         if isinstance(node, (Braces, Bracket, Wildcard)):
             return self._reference(node, scope)
         return self._command(node, scope)
 
-    def _prompt(self, prompt: Prompt, scope: _Scope, document: Document | None = None) -> int:
-        inner = _Scope(scope.parsed, document or scope.document, scope.variables, can_bind=False, using=scope.using)
-        return self._nodes(prompt.nodes, inner)
+    def prompt(self, prompt: Prompt, scope: Scope, document: Document | None = None) -> int:
+        """Return the number of ways to expand a prompt within a text."""
+        return self._nodes(prompt.nodes, scope.inside(document))
 
-    def _reference(self, node: Braces | Bracket | Wildcard, scope: _Scope) -> int:
+    def _reference(self, node: Braces | Bracket | Wildcard, scope: Scope) -> int:
         if isinstance(node, Wildcard):
             if node.arguments:
                 raise NeedsWalkError
@@ -175,7 +185,7 @@ class Counter:
         if meaning.target is not None:
             return self._target(meaning.target, templates=meaning.templates)
         if meaning.inline is not None:
-            return self._prompt(meaning.inline, scope, meaning.document)
+            return self.prompt(meaning.inline, scope, meaning.document)
         return 1 if meaning.is_kept else self._nodes(node.nodes, scope)
 
     def _target(self, target: Target, *, templates: bool = False) -> int:
@@ -185,7 +195,7 @@ class Counter:
             return self.item(target.item)
         return self.pool(self.snapshot.pool(target, templates=templates))
 
-    def _command(self, node: Node, scope: _Scope) -> int:
+    def _command(self, node: Node, scope: Scope) -> int:
         if isinstance(node, Variable):
             return self._variable(node, scope)
         if isinstance(node, Binding):
@@ -194,14 +204,14 @@ class Counter:
             if node.only_if_unset and node.name in scope.variables:
                 return 1
             if node.eager:
-                number = self._prompt(node.value, scope)
+                number = self.prompt(node.value, scope)
                 scope.variables[node.name] = None
                 return number
             scope.variables[node.name] = (node.value, scope.parsed, scope.document)
             return 1
         if isinstance(node, Wrapper):
             if any(isinstance(part, Text) and "..." in part.value for part in node.outer.nodes):
-                return self._prompt(node.outer, scope) * self._prompt(node.inner, scope)
+                return self.prompt(node.outer, scope) * self.prompt(node.inner, scope)
             if all(isinstance(part, Text) for part in node.outer.nodes):
                 return 1  # there is no place for the inner part: it stays as written
             raise NeedsWalkError
@@ -209,25 +219,27 @@ class Counter:
             raise NeedsWalkError
         return 1
 
-    def _variable(self, node: Variable, scope: _Scope) -> int:
+    def _variable(self, node: Variable, scope: Scope) -> int:
         if self.is_wary or node.name in self.leaked:
             raise NeedsWalkError
         if node.name not in scope.variables:
             if self.active:
                 raise NeedsWalkError
-            return self._prompt(node.default, scope) if node.default is not None else 1
+            return self.prompt(node.default, scope) if node.default is not None else 1
         value = scope.variables[node.name]
         if value is None or node.name in scope.using:
             return 1
         prompt, parsed, document = value
-        inner = _Scope(parsed, document, scope.variables, can_bind=False, using=scope.using | {node.name})
+        inner = Scope(parsed, document, scope.variables, can_bind=False, using=scope.using | {node.name})
         return self._nodes(prompt.nodes, inner)
 
-    def _multi(self, node: Multi, scope: _Scope) -> int:
-        counts = self._lent(node, scope)
-        if counts is None:
+    def _multi(self, node: Multi, scope: Scope) -> int:
+        lent = self.lent(node, scope)
+        if lent is not None:
+            counts = [self.item(item) for item in lent]
+        else:
             counts = [
-                self._prompt(option.prompt, scope)
+                self.prompt(option.prompt, scope)
                 for option in node.options
                 if option.weight.micro > 0
                 for _ in range(min(option.quantity, 100_000))
@@ -239,7 +251,8 @@ class Counter:
         high = min(size if node.high is None else node.high, size)
         return ordered_selections(counts, min(low, high), max(low, high))
 
-    def _lent(self, node: Multi, scope: _Scope) -> list[int] | None:
+    def lent(self, node: Multi, scope: Scope) -> list[Item] | None:
+        """Return the items, distinct by text, that a pick's lone option lends it; None if it lends nothing."""
         part = lone_part(node)
         if part is None:
             return None
@@ -250,10 +263,13 @@ class Counter:
         pool = pool_of_reference(part, scope.parsed, self.snapshot, scope.document)
         return self._distinct(pool) if pool is not None else None
 
-    def _distinct(self, pool: Pool) -> list[int]:
+    def _distinct(self, pool: Pool) -> list[Item]:
         if any(id(item.owner) in pool.lists for item in self.active):
             raise NeedsWalkError
-        return [self.item(item) for item in {item.text: item for item in reversed(pool.items)}.values()]
+        firsts: dict[str, Item] = {}
+        for item in pool.items:
+            firsts.setdefault(item.text, item)
+        return list(firsts.values())
 
 
 def ordered_selections(counts: list[int], low: int, high: int) -> int:

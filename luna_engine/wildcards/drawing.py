@@ -269,8 +269,7 @@ class Run:
         elif sampler is Sampler.ENUMERATE and not self.chooser.walks:
             at = self.odometer.take(size)
         elif self.plan is None:
-            ticket = self.chooser.ticket(site.key, candidates.total, 0)
-            at = candidates.at(ticket) if ticket is not None else self.chooser.number(site.key, size, 0, sampler)
+            at = self.single(site.key, candidates, sampler)
         else:
             at = None
         if self.plan is not None and not self.is_peeking:
@@ -281,6 +280,14 @@ class Run:
         item = candidates.items[at]
         share = candidates.weight(at) / candidates.total
         self.item(item, node, frame, site, child_key(site.key, item.text), share, size, site.name)
+
+    def single(self, key: int, pool: Pool, sampler: Sampler | None) -> int:
+        """Let the chooser take one candidate of a pool."""
+        ticket = self.chooser.ticket(key, pool.total, 0)
+        if ticket is not None:
+            return pool.at(ticket)
+        taken = self.chooser.several(key, pool.weights(), 1, 1)
+        return taken[0] if taken else self.chooser.number(key, len(pool.items), 0, sampler)
 
     def ruled(self, plan: Plan, pool: Pool, at: int | None, node: Node, frame: Frame, site: Site, address: str) -> None:
         """Expand the pick of a plan; nothing while its stage has not been drawn. ``at`` is a pick no rule changes."""

@@ -19,6 +19,7 @@ from luna_engine.wildcards.expansion import Batch, Expansion
 from luna_engine.wildcards.files import Root
 from luna_engine.wildcards.loading import Loader
 from luna_engine.wildcards.odds import SiteOdds, probabilities
+from luna_engine.wildcards.ranking import digits_or_none
 from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.rules.links import Links
 from luna_engine.wildcards.rules.staging import draw_ruled
@@ -326,11 +327,22 @@ class WildcardLibrary:
         on_draw: Callable[[int], None] | None = None,
         **options: Any,
     ) -> Iterator[Expansion]:
-        """Yield every combination in odometer order, the last site fastest; ``on_draw`` as in `expand_many`."""
-        chooser = ScriptedChooser()
+        """Yield every combination from number ``start`` on in odometer order, the last site fastest.
+
+        ``start`` costs nothing where sums and products give the number of combinations; otherwise the ones before it
+        are walked. ``on_draw`` as in `expand_many`.
+        """
         snapshot = self.snapshot
+        script: list[int] = []
+        if start:
+            with recursion_room():
+                found = digits_or_none(snapshot, snapshot.template(template, Profile(profile)), start)
+            if found is None:
+                return
+            script = found
+        chooser = ScriptedChooser(script)
         seen: set[str] = set()
-        at = given = 0
+        at, given = (start, 0) if script else (0, 0)
         while limit is None or given < limit:
             result = self.expand_parts(
                 {"": template}, 0, index=at, profile=profile, chooser=chooser, snapshot=snapshot, **options

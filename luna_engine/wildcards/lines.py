@@ -85,9 +85,13 @@ class Lines(Sequence[Item]):
 
     def constructs(self) -> Iterator[Item]:
         """Yield the items that may hold a construct; the file is searched once, other items are not made."""
+        return (self[index] for index in self.special())
+
+    def special(self) -> array[int]:
+        """Return the indices of the items that may hold a construct."""
         if self._special is None:
             self._special = array("I", (index for index, _ in self._with(SPECIAL)))
-        return (self[index] for index in self._special)
+        return self._special
 
     def digest(self) -> bytes:
         """Return a digest of the file's content, taken when first asked for."""

@@ -59,10 +59,11 @@ def variant(run: Run, node: Variant, frame: Frame) -> None:
         at = run.odometer.take(len(options))
     else:
         ticket = run.chooser.ticket(site.key, total, 0)
-        if ticket is None:
-            at = run.chooser.number(site.key, len(options), 0, node.sampler)
-        else:
+        if ticket is not None:
             at = ticket if sums is None else bisect.bisect_right(sums, ticket)
+        else:
+            taken = run.chooser.several(site.key, micro, 1, 1)
+            at = taken[0] if taken else run.chooser.number(site.key, len(options), 0, node.sampler)
     share = micro[at] / sum(micro)
     _option(run, options[at], node, frame, site, 0, share, len(options), site.name)
 
@@ -129,8 +130,9 @@ def multi(run: Run, node: Multi, frame: Frame) -> None:
         order = [left.pop(run.odometer.take(len(left))) for _ in range(count)]
         is_fixed = True
     else:
-        count = low + run.chooser.number(site.key, high - low + 1, 0, None)
-        order = _order(run, site, candidates, count)
+        taken = run.chooser.several(site.key, candidates.weights, low, high)
+        count = low + run.chooser.number(site.key, high - low + 1, 0, None) if taken is None else len(taken)
+        order = _order(run, site, candidates, count) if taken is None else taken
     shares: list[float] = []
     if run.plan is not None and lent is not None and not run.is_peeking:
         planned = _planned(run, run.plan, lent, candidates, frame, site, count, order if is_fixed else None)

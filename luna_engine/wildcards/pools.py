@@ -38,6 +38,12 @@ class Pool:
             return 1
         return self.sums[index] - (self.sums[index - 1] if index else 0)
 
+    def weights(self) -> Sequence[int]:
+        """Return the integer weights of all candidates."""
+        if self.sums is None:
+            return [1] * len(self.items)
+        return [self.weight(at) for at in range(len(self.items))]
+
     def at(self, point: int) -> int:
         """Return the first candidate whose running sum exceeds ``point``."""
         return point if self.sums is None else bisect.bisect_right(self.sums, point)

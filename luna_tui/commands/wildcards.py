@@ -53,7 +53,7 @@ def _print_json(data: Any) -> None:
 @click.option("--unique", is_flag=True, help="Only distinct texts; exit 1 if there are not enough.")
 @click.option(
     "--mode",
-    type=click.Choice(["random", "enumerate", "cycle"]),
+    type=click.Choice(["random", "enumerate", "cycle", "bag"]),
     default="random",
     show_default=True,
     help="How sites without a sampler mark draw over a batch.",
