@@ -115,7 +115,13 @@ class Listener:
                     time.sleep(0.1)  # out of descriptors: connections that end give some back
                 continue
             thread = threading.Thread(target=self._serve, args=(accepted,), name="luna-reader", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # out of threads: connections that end give some back
+                accepted.close()
+                self._give_slots()
+                _log.warning("no thread for a connection", extra={"code": "accept-failed"})
+                time.sleep(0.1)
 
     def _take_slots(self) -> bool:
         """Wait a moment for a free connection and a free handshake; a flood waits in the backlog, not in threads."""

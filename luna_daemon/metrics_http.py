@@ -76,7 +76,13 @@ class MetricsServer:
                 _log.warning("accept failed: %s", error.strerror, extra={"code": "accept-failed"})
                 self._is_closed.wait(_SLICE_S)
                 continue
-            threading.Thread(target=self._answer, args=(accepted, address), name="luna-http", daemon=True).start()
+            thread = threading.Thread(target=self._answer, args=(accepted, address), name="luna-http", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # out of threads
+                accepted.close()
+                self._slots.release()
+                self._is_closed.wait(_SLICE_S)
 
     def _answer(self, accepted: socket.socket, address: Any) -> None:
         """Answer one request; a client that dawdles is cut off, however it spreads its bytes."""

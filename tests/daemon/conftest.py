@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from luna_daemon.identity import Identity
+    from tests.bench.tiny_daemon import TinyDaemon
 
 WIRE_DAEMON = Path(__file__).with_name("wire_daemon.py")
 COMMAND = (sys.executable, str(WIRE_DAEMON))
@@ -195,6 +196,23 @@ def wire(module_daemon: WireDaemon, monkeypatch: pytest.MonkeyPatch) -> Iterator
     module_daemon.clients.clear()
     with DaemonClient.connect("127.0.0.1", module_daemon.port, name="canary") as canary:
         assert canary.ping("alive?").nonce == "alive?"
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDaemon]:
+    """The product's daemon on small models, shared by all tests that need real arithmetic over the wire."""
+    from tests.bench.tiny_daemon import TinyDaemon
+
+    before = os.environ.get("LUNA_HOME")
+    try:
+        daemon = TinyDaemon(tmp_path_factory.mktemp("tiny"))
+    finally:
+        if before is None:
+            os.environ.pop("LUNA_HOME", None)
+        else:
+            os.environ["LUNA_HOME"] = before
+    yield daemon
+    daemon.close()
 
 
 @pytest.fixture

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.bench import fuzz, kills, soak
-from tests.bench.tiny_daemon import TinyDaemon
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.bench.tiny_daemon import TinyDaemon
 
 pytest.importorskip("instant_clip_tokenizer", reason="no wheel for this Python")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyDaemon]:
-    before = os.environ.get("LUNA_HOME")
-    daemon = TinyDaemon(tmp_path_factory.mktemp("tiny"))
-    yield daemon
-    daemon.close()
-    if before is None:
-        os.environ.pop("LUNA_HOME", None)
-    else:
-        os.environ["LUNA_HOME"] = before
 
 
 @pytest.fixture(autouse=True)
