@@ -194,6 +194,13 @@ class Canary:
             raise HangError("the canary got another result")
         return time.monotonic() - began
 
+    def settle(self) -> None:
+        """Bring the daemon to a state that can be compared: the attack has loaded and left what it liked."""
+        self._client.unload_model(all=True, force=True)
+        self._client.lora_drop(all=True)
+        self._set = self._load()
+        self.sing()
+
     def close(self) -> None:
         """Hang up."""
         self._client.close()
@@ -212,13 +219,14 @@ def run(daemon: TinyDaemon, cases: int, seed: int, tell: Callable[[str], None] =
                 outcome.slowest_canary_s = max(outcome.slowest_canary_s, canary.sing())
                 outcome.canaries += 1
             if index == int(cases * WARM_SHARE):
+                canary.settle()
                 outcome.warm = Footprint.of(process)
             if index and index % max(1, cases // 20) == 0:
                 tell(f"{index:,} cases, {time.monotonic() - began:.0f} s, {Footprint.of(process)}")
             case = mutator.case(2 + index % 1_000_000)
             _judge(case, attacker.send(case, 2 + index % 1_000_000), outcome)
         attacker.close()
-        canary.sing()
+        canary.settle()
         outcome.end = Footprint.of(process)
     except (HangError, DaemonError, OSError) as error:
         outcome.failures.append(f"after {outcome.cases} cases: {type(error).__name__}: {error}")
