@@ -374,7 +374,7 @@ class Connection:
             self._watch_end(job, header, total, placed.via)
             try:
                 self._writer.send(frames.encode_frame(header, outgoing, refs=placed.refs))
-            except DaemonError:
+            except BaseException:
                 self._carrier.free(placed.offsets)
                 raise
         except DaemonError as error:

@@ -300,8 +300,8 @@ class Link:
             if left <= 0:
                 return False
             self._wait_slice(pending, min(left, SLICE_SECONDS))
-            while on_part is not None and pending.parts:
-                on_part(pending.parts.popleft())
+            _tell(pending, on_part)
+        _tell(pending, on_part)  # another thread may have read the last part and the reply just now
         return True
 
     def wait_event(self, deadline: float, poll: Callable[[], None] | None) -> Event | None:
@@ -422,6 +422,11 @@ def _connect(address: Address, timeout_s: float) -> socket.socket:
     widen(connection)
     set_receive_slice(connection, SLICE_SECONDS)
     return connection
+
+
+def _tell(pending: Pending, on_part: Callable[[Any], None] | None) -> None:
+    while on_part is not None and pending.parts:
+        on_part(pending.parts.popleft())
 
 
 def _attach(pending: Pending) -> SharedMemory:

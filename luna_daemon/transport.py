@@ -26,6 +26,7 @@ KEPT_BYTES_MAX = 64 * MIB
 KEPT_BUFFERS_MAX = 4
 OVER_TCP = "a TCP connection passes no memory on"
 NOT_OPENED = "the client did not open it"
+NO_CUDA_IPC = "this version shares no memory of a card"
 FULL = "the shared memory is full"
 
 
@@ -47,7 +48,8 @@ class Transport(Protocol):
 
 def offered(*, is_local: bool) -> dict[str, str]:
     """Return the transports of a connection for its welcome: name -> ``ok`` or why not."""
-    return {INLINE: "ok", "shm": (sealed_memory.missing() if is_local else OVER_TCP) or "ok"}
+    shm = sealed_memory.missing() if is_local else OVER_TCP
+    return {INLINE: "ok", "shm": shm or "ok", "cuda_ipc": NO_CUDA_IPC}
 
 
 @dataclass(frozen=True, slots=True)

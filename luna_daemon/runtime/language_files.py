@@ -168,6 +168,8 @@ def _read_config(path: Path, label: str) -> dict[str, Any] | None:
         raise DaemonError("file-damaged", f"{label}: {CONFIG} cannot be read: {error}", HINT) from error
     if not isinstance(config, dict) or config.get("model_type") not in {"qwen3", "qwen3_vl"}:
         return None
+    if "quantization_config" in config:
+        raise DaemonError("model-unsupported", f"{label}: {CONFIG} says that it is quantised", HINT)
     return config
 
 

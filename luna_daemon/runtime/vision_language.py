@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from luna_daemon.runtime.language_files import LanguageFiles
 
 
+_NOT_SIZES = frozenset({"model_type", "auto_map", "architectures", "quantization_config", "torch_dtype", "dtype"})
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """An answer, why it ended, and how many tokens went in and came out."""
@@ -244,8 +247,18 @@ def _configuration(given: Mapping[str, Any]) -> Any:
     import transformers
 
     kinds = {"qwen3": transformers.Qwen3Config, "qwen3_vl": transformers.Qwen3VLConfig}
-    known = {key: value for key, value in given.items() if key not in {"model_type", "auto_map", "architectures"}}
-    return kinds[given["model_type"]](**copy.deepcopy(known))
+    config = kinds[given["model_type"]](**_sizes_only(given))
+    config._attn_implementation = "sdpa"  # noqa: SLF001 - transformers' own way to say so after the fact
+    return config
+
+
+def _sizes_only(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what names code rather than sizes: transformers would fetch some of it from a hub."""
+    return {
+        key: _sizes_only(value) if isinstance(value, dict) else copy.deepcopy(value)
+        for key, value in given.items()
+        if not key.startswith("_") and not key.endswith("_implementation") and key not in _NOT_SIZES
+    }
 
 
 def _class(config: Any) -> Any:

@@ -273,8 +273,9 @@ def main() -> None:
         "out there, and a few bytes answer it. The transport alone is the daemon's own frames and memory in a peer "
         "without queue and engine; a whole request adds admission, queue, a second thread, events and counters. There "
         "and back is twice that, and a result of the client's own. Bars: ping at most 40 µs; transport alone at most "
-        "10 memcpys' time for a latent, 2.0 for an image; JSON at least 40 times shared memory. By default tensors below "
-        f"256 KiB go inline. Load average of the machine during this run: {os.getloadavg()[0]:.1f}."
+        "10 memcpys' time for a latent, 2.0 for an image; JSON at least 40 times shared memory. Tensors below "
+        "256 KiB go inline unless a client asks otherwise. "
+        f"Load average of the machine during this run: {os.getloadavg()[0]:.1f}."
     )
     publish("transport", "The wire: ping, shared memory and inline tensors", table, write=write, note=note)
 

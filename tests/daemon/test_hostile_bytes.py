@@ -17,8 +17,8 @@ import pytest
 from luna_daemon import auth, frames
 from luna_daemon.client import DaemonClient
 from luna_daemon.frames import MIB
-from luna_daemon.platform import sealed_memory
 from luna_daemon.stream import FrameReader
+from luna_daemon.transport import offered
 from luna_engine.errors import DaemonError, DaemonUnreachableError
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def test_a_range_that_contains_ours_is_welcome(wire: WireDaemon) -> None:
         connection.sendall(hello(protocol=[1, 7]))
         header = FrameReader(connection, frames.Limits()).announced().header
     assert header["body"]["protocol"] == 1
-    assert header["body"]["transports"] == {"inline": "ok", "shm": sealed_memory.missing() or "ok"}
+    assert header["body"]["transports"] == offered(is_local=True)
 
 
 @pytest.mark.parametrize("changes", [{"nonce": "short"}, {"nonce": "Z" * 64}, {"surprise": 1}, {"client": {}}])

@@ -371,6 +371,30 @@ def test_weights_that_lack_a_tensor_or_have_another_shape_are_refused(models: di
     assert refused() == "model-unsupported"
 
 
+def test_a_configuration_names_sizes_and_no_code(models: dict[str, Any], tmp_path: Path) -> None:
+    from luna_daemon.runtime.vision_language import LanguageModel
+
+    folder = tmp_path / "named"
+    folder.mkdir()
+    save_file({name: tensor.clone() for name, tensor in models["vl"].state_dict().items()}, folder / "a.safetensors")
+    given = small_language.config(has_vision=True)
+    given |= {"auto_map": {"AutoConfig": "evil.Config"}, "attn_implementation": "somebody/kernel"}
+    given["text_config"] = {**given["text_config"], "_attn_implementation": "somebody/kernel", "dtype": "float16"}
+
+    def opened() -> LanguageModel:
+        (folder / "config.json").write_text(json.dumps(given), "utf-8")
+        with contextlib.ExitStack() as stack:
+            return LanguageModel(open_language_files(folder, "named", stack), lambda: None, has_card=False)
+
+    model = opened()
+    assert model.config._attn_implementation == model.text_config._attn_implementation == "sdpa"
+    assert model.dtype == torch.float32
+    given["quantization_config"] = {"quant_method": "anything"}
+    with pytest.raises(DaemonError) as caught:
+        opened()
+    assert caught.value.code == "model-unsupported"
+
+
 def test_a_model_without_tokenizer_says_so(engine: Engine, models: dict[str, Any]) -> None:
     folder = models["root"] / "mute"
     if not folder.exists():
