@@ -39,6 +39,7 @@ class ModelSet:
     t5xxl: str | None = None
     qwen3_4b: str | None = None
     vae: str | None = None
+    llm: str | None = None
     default: bool = False
 
 

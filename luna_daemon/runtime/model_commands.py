@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Segments = Mapping[str, WireTensor]
 
-_SET_ROLES = ("l", "g", "t5xxl", "qwen3_4b", "vae")
+_SET_ROLES = ("l", "g", "t5xxl", "qwen3_4b", "vae", LANGUAGE)
 
 
 def serves(service_type: str, role: str) -> bool:
@@ -119,7 +119,7 @@ class ModelCommands:
         """Load a set of the settings, or whatever a model file holds for this service.
 
         Args:
-            name: a set's name, a file id or a path.
+            name: a set's name, a file id or a path; a folder is a language model's.
             sets: the settings' sets.
 
         Returns:
@@ -127,13 +127,19 @@ class ModelCommands:
         """
         if name in sets:
             return self._preload_set(name, sets[name]), None
-        path, file_id = self._place(name)
+        path, file_id = self._place(name, may_be_folder=True)
+        if path.is_dir():
+            self._require_service(LANGUAGE)
+            wanted = WantedPart(LANGUAGE, path, file_id)
+            return self._store.load("auto", [wanted], self._precision, lambda: None).held, None
         return self._preload_file(path, file_id)
 
     def _preload_set(self, name: str, entry: ModelSet) -> HeldSet:
         given = {role: getattr(entry, role) for role in _SET_ROLES if getattr(entry, role) is not None}
         wanted = [
-            WantedPart(role, *self._place(value)) for role, value in given.items() if serves(self._service_type, role)
+            WantedPart(role, *self._place(value, may_be_folder=role == LANGUAGE))
+            for role, value in given.items()
+            if serves(self._service_type, role)
         ]
         if not wanted:
             raise DaemonError(
@@ -166,13 +172,14 @@ class ModelCommands:
         reason = f"the native backend has no {family} text encoding"
         return result.held, Downgrade(",".join(roles), ",".join(usable), reason)
 
-    def _place(self, value: str) -> tuple[Path, str | None]:
-        """Return path and id of a file that the user's own command line or settings name."""
+    def _place(self, value: str, *, may_be_folder: bool = False) -> tuple[Path, str | None]:
+        """Return path and id of a file, or of a model's folder, that the user's own command line or settings name."""
         path = Path(value).expanduser()
         if path.is_absolute() or path.exists():
-            require_file(path, path.name)
+            if not (may_be_folder and path.is_dir()):
+                require_file(path, path.name)
             return path.absolute(), self._store.files.id_of(path)
-        return self._store.files.resolve(value), value
+        return self._store.files.resolve(value, may_be_folder=may_be_folder), value
 
     def _require_service(self, role: str) -> None:
         if not serves(self._service_type, role):

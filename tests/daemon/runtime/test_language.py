@@ -23,6 +23,7 @@ from luna_daemon.runtime.language_text import ChatTokenizer, Growing, prompt
 from luna_daemon.runtime.parts import Entry
 from luna_daemon.runtime.vision_language import pick
 from luna_engine.errors import DaemonError
+from luna_engine.settings import ModelSet
 
 from . import small_language
 
@@ -325,6 +326,18 @@ def test_one_file_with_its_configuration_beside_it_is_the_same_model(
             (folder / name).write_bytes((models["root"] / "vl" / name).read_bytes())
     single = load(engine, "single/weights.safetensors")
     assert single.set == load(engine, "vl").set
+
+
+def test_a_language_model_is_preloaded_by_folder_or_as_a_set_of_the_settings(
+    models: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LUNA_HOME", str(tmp_path))
+    sets = {"captions": ModelSet(llm="LLM/vl", default=True)}
+    preload = ("captions", str(models["root"] / "text"))
+    made = Engine(EngineOptions(device="cpu", threads=1, roots={"LLM": models["root"]}, sets=sets, preload=preload))
+    made.start(lambda name, done: None)
+    assert {row.family: row.default for row in made.snapshot().sets} == {"qwen3-vl": True, "qwen3": False}
+    assert ask(made, "qwen3-vl", said("a cat"), max_tokens=3).tokens_out <= 3
 
 
 @pytest.mark.parametrize(
