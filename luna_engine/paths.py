@@ -69,12 +69,13 @@ def bundled(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path, *, mode: int | None = None) -> Iterator[Path]:
+def atomic_write(path: Path, *, mode: int | None = None, is_synced: bool = True) -> Iterator[Path]:
     """Give a temporary path beside ``path``; on success sync it and rename it over ``path``.
 
     Args:
         path: the final name. Its folder must exist.
         mode: permission bits of the new file; None keeps those of the file it replaces, or the umask's.
+        is_synced: make it survive a power loss; a cache need not.
 
     Yields:
         The path to write to. If the body raises, it is removed and ``path`` is as before.
@@ -86,15 +87,17 @@ def atomic_write(path: Path, *, mode: int | None = None) -> Iterator[Path]:
             mode = path.stat().st_mode & 0o777
         if mode is not None:
             temporary.chmod(mode)
-        descriptor = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        if is_synced:
+            descriptor = os.open(temporary, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_dir(path.parent)
+    if is_synced:
+        sync_dir(path.parent)
 
 
 def sync_dir(folder: Path) -> None:

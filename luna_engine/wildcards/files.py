@@ -7,6 +7,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from luna_engine.errors import InputFileError
 from luna_engine.wildcards.build import build
@@ -18,6 +19,9 @@ from luna_engine.wildcards.read_txt import read_txt
 from luna_engine.wildcards.rows import read_rows
 from luna_engine.wildcards.syntax import Profile
 from luna_engine.wildcards.tree_events import RefusedFile, read_yaml
+
+if TYPE_CHECKING:
+    from luna_engine.wildcards.cache import ParsedCache
 
 _KINDS = {kind.value: kind for kind in Kind}
 _MOST_BYTES = 256 * 1024 * 1024
@@ -162,13 +166,16 @@ def _unreadable(file: str, error: OSError) -> Diagnostic:
     )
 
 
-def open_document(entry: Entry, last_good: Content | None, overlay: str | None) -> Document:
+def open_document(
+    entry: Entry, last_good: Content | None, overlay: str | None, cache: ParsedCache | None = None
+) -> Document:
     """Return the document of a file: YAML and JSON read now, txt at first use.
 
     Args:
         entry: the file.
         last_good: what the file held when it last parsed; it stays, with the new problem, if the file is broken.
         overlay: an editor's unsaved text that lies over the file.
+        cache: where parsed files are kept, None to read the file in any case.
     """
 
     def read(document: Document) -> Content:
@@ -176,7 +183,13 @@ def open_document(entry: Entry, last_good: Content | None, overlay: str | None) 
             data = overlay.encode("utf-8", "surrogatepass") if overlay is not None else _read_bytes(entry)
         except OSError as error:
             return Content(last_good.top if last_good else None, (_unreadable(entry.relative, error),))
-        return read_content(document, data, last_good)
+        if cache is None or overlay is not None or document.kind is Kind.TXT:
+            return read_content(document, data, last_good)
+        known = cache.read(document, data)
+        if known is None:
+            known = read_content(document, data, last_good)
+            cache.write(document, data, known)
+        return known
 
     # Characters of the suffix may be upper case on disk; the address is cut by length.
     document = Document(entry.relative, entry.root, entry.kind, read)

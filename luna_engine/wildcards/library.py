@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from luna_engine.errors import LunaError, WildcardError
 from luna_engine.wildcards import batches, files
+from luna_engine.wildcards.cache import ParsedCache
 from luna_engine.wildcards.chooser import Chooser, Odometer, ScriptedChooser, SeededChooser, digits_of
 from luna_engine.wildcards.completion import Completion, complete
 from luna_engine.wildcards.counting import Counter, NeedsWalkError
@@ -50,11 +51,13 @@ _FATAL_IF_MISSING = frozenset({"unknown-ref", "empty", "path-escape"})
 class WildcardLibrary:
     """A live set of wildcard folders; earlier roots shadow later ones."""
 
-    def __init__(self, roots: tuple[Root, ...], *, follow_outside: bool = False) -> None:
+    def __init__(
+        self, roots: tuple[Root, ...], *, follow_outside: bool = False, cache: ParsedCache | None = None
+    ) -> None:
         self.roots = roots
         self._lock = threading.RLock()
         self._watch: Watch | None = None
-        self._loader = Loader(roots, follow_outside=follow_outside)
+        self._loader = Loader(roots, follow_outside=follow_outside, cache=cache)
         self.snapshot = self._loader.build(None)
 
     @classmethod
@@ -63,6 +66,7 @@ class WildcardLibrary:
         paths: PathLike | Sequence[PathLike] = (),
         *,
         watch: bool = False,
+        cache: bool = True,
         follow_outside: bool = False,
     ) -> WildcardLibrary:
         """Read one or several folders.
@@ -70,6 +74,7 @@ class WildcardLibrary:
         Args:
             paths: a folder, a `Root`, or several; none is an empty library.
             watch: keep it fresh in the background.
+            cache: keep what was parsed in the cache folder, and take from there what is known.
             follow_outside: follow links that leave the roots.
 
         Raises:
@@ -79,7 +84,10 @@ class WildcardLibrary:
             paths = (paths,)
         roots = tuple(path if isinstance(path, Root) else Root(Path(path)) for path in paths)
         files.check_roots(roots)
-        library = cls(roots, follow_outside=follow_outside)
+        kept = ParsedCache() if cache else None
+        library = cls(roots, follow_outside=follow_outside, cache=kept)
+        if kept is not None:
+            kept.prune()
         if watch:
             library.watch(lambda _: None)
         return library

@@ -10,6 +10,7 @@ from luna_engine.wildcards.snapshot import Snapshot
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from luna_engine.wildcards.cache import ParsedCache
     from luna_engine.wildcards.files import Root
     from luna_engine.wildcards.model import Content, Document
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
 class Loader:
     """Knows how the roots looked last, what lies over them, and the last good content of each file."""
 
-    def __init__(self, roots: tuple[Root, ...], *, follow_outside: bool = False) -> None:
+    def __init__(
+        self, roots: tuple[Root, ...], *, follow_outside: bool = False, cache: ParsedCache | None = None
+    ) -> None:
         self._roots = roots
+        self._cache = cache
         self._follow_outside = follow_outside
         self.overlays: dict[Path, str] = {}
         self._last_good: dict[tuple[int, str], Content] = {}
@@ -37,7 +41,7 @@ class Loader:
             if known is not None and before is not None and before.entries[key] == entry and is_clean:
                 loaded.append((entry, known))
                 continue
-            document = files.open_document(entry, self._last_good.get(key), overlay)
+            document = files.open_document(entry, self._last_good.get(key), overlay, self._cache)
             if document.is_read and not document.content.is_stale and document.content.top is not None:
                 self._last_good[key] = document.content
             loaded.append((entry, document))

@@ -266,27 +266,25 @@ class AddressIndex:
         is_rules = document.content.is_rules
         if not is_rules:
             self._by_tail.append(whole)
-        folder = joined(document.folder) + "/" if document.folder else ""
-        for place in walk_places(document.top):
-            if not place.keys or (isinstance(place, ItemList) and self._is_own(document, place)):
-                continue
-            keys = joined("/".join(place.keys))
-            entry: _Entry = (f"{address}/{keys}", document, place, None, parts)
-            self._full.add(entry)
-            if is_rules or not NOTE_KEYS.isdisjoint(place.keys):
-                continue
-            self._short.add((folder + keys, document, place, None, parts))
-            self._by_tail.append(entry)
+        if isinstance(document.top, Branch):
+            short = joined(document.folder) + "/" if document.folder else ""
+            self._add_branch(document, document.top, f"{address}/", short, parts, is_hidden=is_rules)
 
-    @staticmethod
-    def _is_own(document: Document, place: ItemList) -> bool:
-        """Tell whether a list is the own items of the branch at its address, which stands for both."""
-        holder = document.top
-        for key in place.keys:
-            if not isinstance(holder, Branch):
-                return False
-            holder = holder.entries.get(key)
-        return isinstance(holder, Branch)
+    def _add_branch(
+        self, document: Document, branch: Branch, full: str, short: str, parts: int, *, is_hidden: bool
+    ) -> None:
+        """Add the places below a branch; hidden ones (rules, notes) are reached by their full address alone."""
+        for key, place in branch.entries.items():
+            name = joined(key)
+            spelling = full + name
+            entry: _Entry = (spelling, document, place, None, parts)
+            self._full.add(entry)
+            is_below_hidden = is_hidden or key in NOTE_KEYS
+            if not is_below_hidden:
+                self._short.add((short + name, document, place, None, parts))
+                self._by_tail.append(entry)
+            if isinstance(place, Branch):
+                self._add_branch(document, place, f"{spelling}/", f"{short}{name}/", parts, is_hidden=is_below_hidden)
 
     @property
     def tails(self) -> _Names:

@@ -42,13 +42,44 @@ class Rows(Lines):
 
     is_long = False
 
-    def __init__(self, owner: ItemList, data: bytes, starts: array[int], first_line: int) -> None:
+    def __init__(
+        self,
+        owner: ItemList,
+        data: bytes,
+        start: int,
+        end: int,
+        count: int,
+        first_line: int,
+        has_weights: bool,  # noqa: FBT001 - the parsed cache keeps these in a row
+    ) -> None:
+        self._owner = owner
+        self._data = data
+        self._extent = (start, end, count, first_line, has_weights)
         self._first_line = first_line
-        super().__init__(owner, data, starts, None)
+        self._offsets: array[int] | None = None
+        self._made = None
+        self._special = None
+        self._digest = None
+        self._has_weights = has_weights
+        self.micro = None
+        self.bad_weights = []
+        if has_weights:
+            self._read_weights()
 
-    def _find_weights(self) -> bool:
-        start, end = self._starts[0], self._data.find(b"\n", self._starts[-1])
-        return self._data.find(b"::", start, end) >= 0
+    def __len__(self) -> int:
+        return self._extent[2]
+
+    def extent(self) -> tuple[int, int, int, int, bool]:
+        """Return start and end in the file, the number of items, the first line, and whether weights are written."""
+        return self._extent
+
+    @property
+    def _starts(self) -> array[int]:  # type: ignore[override]  # found when first asked for
+        if self._offsets is None:
+            start, end, _, _, _ = self._extent
+            rows = self._data[start:end].splitlines(keepends=True)
+            self._offsets = array("I", accumulate(map(len, rows[:-1]), initial=start))
+        return self._offsets
 
     def number(self, index: int) -> int:
         """Return the line number of an item."""
@@ -197,10 +228,10 @@ class _Reader:
             return None
         self.list_of = self.key[1]
         owner = self.add_list()
-        rows = self.data[at : found.end()].splitlines(keepends=True)
-        starts = array("I", accumulate(map(len, rows[:-1]), initial=at))
-        items = Rows(owner, self.data, starts, line)
+        end = found.end()
+        count = self.data.count(b"\n", at, end)
+        items = Rows(owner, self.data, at, end, count, line, self.data.find(b"::", at, end) >= 0)
         if items.bad_weights:
             return None
         owner.items = items
-        return found.end(), len(rows)
+        return end, count

@@ -55,13 +55,11 @@ SEPARATE = "a view of __{top}__, __{mid}__, {{2$$ and $$a gate|a lamp|a bell}}, 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """A folder of files and the template to expand; ``edited`` is the file that the reload test changes."""
+    """A folder of files and the template to expand over them."""
 
     name: str
     folder: Path
     template: str
-    edited: Path
-    size_bytes: int
 
 
 def leaf(rng: random.Random, number: int) -> str:
@@ -119,7 +117,7 @@ def write_yaml(name: str, folder: Path, files: int, per_file: int, keys: tuple[s
     for file, lines in filled.items():
         (folder / f"f{file}.yaml").write_text("\n".join(lines) + "\n", "utf-8")
     template = SEPARATE.format(top=names[1], mid=names[len(names) // 10])
-    return corpus(name, folder, template, folder / "f0.yaml")
+    return Corpus(name, folder, template)
 
 
 def write_txt(name: str, folder: Path, files: int, lines: int) -> Corpus:
@@ -130,7 +128,7 @@ def write_txt(name: str, folder: Path, files: int, lines: int) -> Corpus:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(rows) + "\n", "utf-8")
     template = SEPARATE.format(top=names[1], mid=names[files // 10])
-    return corpus(name, folder, template, folder / f"{names[1]}.txt")
+    return Corpus(name, folder, template)
 
 
 def write_long(name: str, folder: Path, lines: int) -> Corpus:
@@ -139,13 +137,7 @@ def write_long(name: str, folder: Path, lines: int) -> Corpus:
     rng = random.Random(9)
     rows = [f"{leaf(rng, number)}\n" for number in range(lines)]
     (folder / "lines.txt").write_text("".join(rows), "utf-8")
-    return corpus(name, folder, "a picture of __lines__", folder / "lines.txt")
-
-
-def corpus(name: str, folder: Path, template: str, edited: Path) -> Corpus:
-    """Return the description of a written corpus."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Corpus(name, folder, template, edited, size)
+    return Corpus(name, folder, "a picture of __lines__")
 
 
 def write_all(folder: Path) -> dict[str, Corpus]:

@@ -1,6 +1,6 @@
 """One engine on one corpus in a process of its own; prints one JSON object. Called by `bench_wildcards`.
 
-`python -m tests.bench.wildcard_engines ENGINE FOLDER TEMPLATE EDITED SECONDS [--memory]`
+`python -m tests.bench.wildcard_engines ENGINE FOLDER TEMPLATE SECONDS [--memory | --warm]`
 
 ENGINE is luna, dynamicprompts, dynamicprompts-batch, or impact (its module is loaded from the checkout that
 IMPACT_PACK_PATH names, with ComfyUI's modules, which the engine itself does not use, left empty).
@@ -22,14 +22,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Draw = "Callable[[int], str]"
 
-
-def luna(folder: Path, template: str) -> Callable[[int], str]:
-    """Load Luna's library; the parsed cache is used if LUNA_BENCH_CACHE is set."""
+def luna(folder: Path, template: str, *, cache: bool = False) -> Callable[[int], str]:
+    """Load Luna's library, cold unless told otherwise."""
     from luna_engine.wildcards import WildcardLibrary
 
-    library = WildcardLibrary.load(folder)
+    library = WildcardLibrary.load(folder, cache=cache)
     return lambda seed: library.expand(template, seed).text
 
 
@@ -64,7 +62,24 @@ def impact_module() -> Any:
     return module
 
 
-ENGINES = {"luna": luna, "dynamicprompts": dynamicprompts, "impact": impact}
+def batch(folder: Path, template: str) -> Callable[[int], str]:
+    """Load dynamicprompts' manager; prompts are made a hundred at a time."""
+    from dynamicprompts.generators import RandomPromptGenerator  # type: ignore[import-not-found,unused-ignore]
+    from dynamicprompts.wildcards import WildcardManager  # type: ignore[import-not-found,unused-ignore]
+
+    generator = RandomPromptGenerator(wildcard_manager=WildcardManager(folder), seed=0)
+    waiting: list[str] = []
+
+    def draw(seed: int) -> str:
+        del seed
+        if not waiting:
+            waiting.extend(str(text) for text in generator.generate(template, 100))
+        return waiting.pop()
+
+    return draw
+
+
+ENGINES = {"luna": luna, "dynamicprompts": dynamicprompts, "dynamicprompts-batch": batch, "impact": impact}
 
 
 def warm_imports(engine: str) -> None:
@@ -78,8 +93,8 @@ def warm_imports(engine: str) -> None:
         import dynamicprompts.wildcards  # noqa: F401 - for its side effect
 
 
-def measure(engine: str, folder: Path, template: str, edited: Path, seconds: float) -> dict[str, float]:
-    """Return load seconds, first prompt ms, prompts per second, and seconds from an edit to the next prompt."""
+def measure(engine: str, folder: Path, template: str, seconds: float) -> dict[str, float]:
+    """Return load seconds, first prompt ms, and prompts per second."""
     make = ENGINES[engine]
     gc.collect()
     started = time.process_time()
@@ -92,10 +107,9 @@ def measure(engine: str, folder: Path, template: str, edited: Path, seconds: flo
         raise SystemExit(f"{engine} left a wildcard in {first!r}")
     draw(2)
     count, began = 0, time.process_time()
-    while (spent := time.process_time() - began) < seconds:
-        for seed in range(count, count + 10 if spent else count + 1):
-            draw(seed)
-            count += 1
+    while not count or time.process_time() - began < seconds:
+        draw(count)
+        count += 1
     speed = count / (time.process_time() - began)
     return {"load_s": load_s, "first_ms": first_s * 1000, "prompts_s": speed}
 
@@ -112,14 +126,27 @@ def memory(engine: str, folder: Path, template: str) -> dict[str, float]:
     return {"loaded_mb": loaded, "held_mb": held, "peak_mb": peak}
 
 
+def warm(folder: Path, template: str) -> dict[str, float]:
+    """Return the seconds of a load from the parsed cache, which a load before it has filled."""
+    luna(folder, template, cache=True)
+    gc.collect()
+    started = time.process_time()
+    draw = luna(folder, template, cache=True)
+    load_s = time.process_time() - started
+    draw(1)
+    return {"load_s": load_s}
+
+
 def main() -> None:
     """Measure one engine and print."""
-    engine, folder, template, edited, seconds, *more = sys.argv[1:]
+    engine, folder, template, seconds, *more = sys.argv[1:]
     warm_imports(engine)
-    if more:
+    if more == ["--memory"]:
         result = memory(engine, Path(folder), template)
+    elif more == ["--warm"]:
+        result = warm(Path(folder), template)
     else:
-        result = measure(engine, Path(folder), template, Path(edited), float(seconds))
+        result = measure(engine, Path(folder), template, float(seconds))
     print(json.dumps(result))
 
 
