@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,27 @@ def test_the_table_in_the_docs_is_what_the_classes_say() -> None:
     from comfy_nodes import tables
 
     assert tables.PAGE.read_text("utf-8") == tables.render()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((DOCS.parents[2] / "example_workflows").glob("*.json")), ids=lambda path: path.stem
+)
+def test_the_example_workflows_fit_the_classes(path: Path) -> None:
+    """Stored values are positional: one for each widget, and one for the control behind each seed."""
+    workflow = json.loads(path.read_text("utf-8"))
+    ours = [node for node in workflow["nodes"] if node["type"] in comfy_nodes.NODE_CLASS_MAPPINGS]
+    assert ours
+    kinds = {link[0]: link[5] for link in workflow["links"]}
+    for node in ours:
+        kind = comfy_nodes.NODE_CLASS_MAPPINGS[node["type"]]
+        assert [output["name"] for output in node["outputs"]] == list(kind.RETURN_NAMES)
+        for output, declared in zip(node["outputs"], kind.RETURN_TYPES, strict=True):
+            assert all(kinds[link] == output["type"] == declared for link in output["links"] or ())
+        widgets = [
+            options
+            for what, options in inputs_of(kind).values()
+            if (isinstance(what, list) or what in {"STRING", "INT", "FLOAT", "BOOLEAN"})
+            and not options.get("forceInput")
+        ]
+        controls = sum(bool(options.get("control_after_generate")) for options in widgets)
+        assert len(node["widgets_values"]) == len(widgets) + controls

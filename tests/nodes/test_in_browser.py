@@ -22,6 +22,32 @@ pytestmark = [
     pytest.mark.skipif(find_chromium() is None, reason="no Chromium on this machine"),
 ]
 EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows"
+WIDGETS = {
+    "LunaYAMLWildcard": (
+        "prompt_template",
+        "seed",
+        None,
+        "yaml_directory",
+        "txt_wildcard_directory",
+        "negative_template",
+        "missing",
+    ),
+    "LunaPromptCraft": (
+        "template",
+        "seed",
+        None,
+        "wildcards_path",
+        "enable_constraints",
+        "enable_modifiers",
+        "enable_expanders",
+        "enable_lora_links",
+        "add_trigger_words",
+        "max_loras",
+        "base_model",
+        "missing",
+    ),
+}
+"""The widgets in the order of a stored workflow; None is ComfyUI's own control behind a seed."""
 TEMPLATE = "{red|blue} boat // no comment \\(x\\)"
 
 
@@ -93,20 +119,14 @@ def test_the_example_workflow_loads_whole(page: Page, comfy_server: ComfyServer,
     page.wait_for(f"app.graph.nodes.length === {len(served['nodes'])}")
     sent: dict[str, Any] = json.loads(page.evaluate("app.graphToPrompt().then((p) => JSON.stringify(p.output))"))
     assert {entry["class_type"] for entry in sent.values()} == {node["type"] for node in served["nodes"]}
-    wild = next(entry for entry in sent.values() if entry["class_type"] == "LunaYAMLWildcard")
-    stored = next(node for node in served["nodes"] if node["type"] == "LunaYAMLWildcard")["widgets_values"]
-    names = (
-        "prompt_template",
-        "seed",
-        None,
-        "yaml_directory",
-        "txt_wildcard_directory",
-        "negative_template",
-        "missing",
-    )
-    for name, value in zip(names, stored, strict=True):
-        if name is not None:
-            assert wild["inputs"][name] == value
+    kinds = WIDGETS.keys() & {node["type"] for node in served["nodes"]}
+    assert kinds
+    for kind in kinds:
+        inputs = next(entry for entry in sent.values() if entry["class_type"] == kind)["inputs"]
+        stored = next(node for node in served["nodes"] if node["type"] == kind)["widgets_values"]
+        for name, value in zip(WIDGETS[kind], stored, strict=True):
+            if name is not None:
+                assert inputs[name] == value
     info = comfy_server.request("/object_info")
     for entry in sent.values():
         assert entry["inputs"].keys() >= info[entry["class_type"]]["input"].get("required", {}).keys()

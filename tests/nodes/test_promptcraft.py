@@ -13,6 +13,7 @@ from luna_engine.errors import InputFileError, LunaError, WildcardError
 from luna_engine.wildcards import RuleOptions, WildcardLibrary
 from luna_engine.wildcards.rules.links import family_of
 from tests.nodes.hosts import FolderHost
+from tests.nodes.processes import REPO
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -190,6 +191,26 @@ class TestInComfyUI:
         (folder / "modifiers_t.yaml").write_text("testplace:beach: {testwear: {modifiers: [soaked]}}\n")
         assert comfy_server.run(prompt).is_success
         assert written("text") == "swimwear, soaked at a beach, sea haze, surf"
+
+    def test_the_example_workflow_draws_from_the_bundled_library(self, comfy_server: ComfyServer) -> None:
+        example = json.loads((REPO / "example_workflows" / "luna_promptcraft.json").read_text())
+        node = next(node for node in example["nodes"] if node["type"] == "LunaPromptCraft")
+        declared = LunaPromptCraft.INPUT_TYPES()
+        names = [*declared["required"], *declared["optional"]]
+        values = [value for at, value in enumerate(node["widgets_values"]) if at != 2]  # the seed's own control
+        inputs = dict(zip(names, values, strict=True))
+        run = comfy_server.run(
+            {
+                "craft": {"class_type": "LunaPromptCraft", "inputs": inputs},
+                "text": {"class_type": "LunaTestProbe", "inputs": {"value": ["craft", 0], "name": "craft-example"}},
+                "debug": {"class_type": "LunaTestProbe", "inputs": {"value": ["craft", 4], "name": "craft-why"}},
+            }
+        )
+        assert run.is_success
+        text = json.loads(comfy_server.output("craft-example.json").read_text())
+        assert len(text.splitlines()) == 2
+        assert "{" not in text
+        assert json.loads(json.loads(comfy_server.output("craft-why.json").read_text()))["problems"] == []
 
     def test_an_error_stops_at_the_node_with_its_code(self, comfy_server: ComfyServer, folder: Path) -> None:
         run = comfy_server.run(self.prompt(folder, "broken", "{testwear"))
