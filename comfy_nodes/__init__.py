@@ -16,6 +16,7 @@ from . import (
     text_encoding,
     wildcard_builder,
     wildcard_explorer,
+    wildcard_routes,
     wildcards,
 )
 
@@ -35,3 +36,4 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {node.__name__: node.DISPLAY_NAME f
 WEB_DIRECTORY = "./comfy_nodes/web"  # seen from the clone's root, as ComfyUI joins it to the folder it loaded
 
 comfy.register()
+comfy.add_routes(wildcard_routes.ROUTES)

@@ -24,7 +24,9 @@ from luna_engine.errors import LunaError
 from .lora_stack import ClipPatches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from .routes import Answer
 
 _log = logging.getLogger("luna")
 _TOKENIZERS = {
@@ -271,6 +273,29 @@ def register() -> None:
     folder_paths.add_model_folder_path("wildcards", str(Path(folder_paths.models_dir) / "wildcards"))
     folders, suffixes = folder_paths.folder_names_and_paths["wildcards"]
     folder_paths.folder_names_and_paths["wildcards"] = (folders, set(suffixes) | WILDCARD_SUFFIXES)
+
+
+def add_routes(answers: Mapping[str, Answer]) -> None:
+    """Let ComfyUI's server answer JSON requests; does nothing where no server runs (another front end, tests)."""
+    server = sys.modules.get("server")
+    instance = getattr(getattr(server, "PromptServer", None), "instance", None)
+    if instance is None:
+        return
+    web: Any = importlib.import_module("aiohttp.web")  # ComfyUI's, no dependency of Luna's own
+
+    from .routes import MOST_BODY_BYTES, answer_to
+
+    def handler(answer: Answer) -> Any:
+        async def handle(request: Any) -> Any:
+            if (request.content_length or MOST_BODY_BYTES + 1) > MOST_BODY_BYTES:
+                return web.json_response({"error": {"code": "limit", "message": "the body is too large"}}, status=413)
+            status, found = await answer_to(request.headers, await request.read(), answer)
+            return web.json_response(found, status=status)
+
+        return handle
+
+    for path, answer in answers.items():
+        instance.routes.post(path)(handler(answer))
 
 
 def _is_loopback(address: str) -> bool:

@@ -2,6 +2,7 @@
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { textWidget } from "./text_widget.js";
 
 const SHOWS_TEXT = new Set([
   "LunaYAMLWildcard",
@@ -13,31 +14,6 @@ const SHOWS_TEXT = new Set([
   "LunaPromptCraft",
   "LunaDaemonStatus",
 ]);
-const WIDGET = "luna_text";
-
-// The widget is display only: `options.serialize` keeps it out of the prompt, `serialize` out of the saved workflow.
-// It comes after all real widgets, because saved values are positional.
-function textWidget(node) {
-  const existing = node.widgets?.find((widget) => widget.name === WIDGET);
-  if (existing) return existing;
-  const element = document.createElement("textarea");
-  element.readOnly = true;
-  element.rows = 6;
-  element.className = "comfy-multiline-input";
-  element.setAttribute("aria-label", "Result");
-  const widget = node.addDOMWidget(WIDGET, "luna_text", element, {
-    serialize: false,
-    getMinHeight: () => 90,
-    getValue: () => element.value,
-    setValue: (value) => {
-      element.value = value ?? "";
-    },
-  });
-  widget.serialize = false;
-  const [width, height] = node.computeSize();
-  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)]);
-  return widget;
-}
 
 app.registerExtension({
   name: "luna.text",

@@ -111,6 +111,69 @@ def test_a_notice_becomes_a_toast(page: Page) -> None:
     assert "nobody_has_this" in toast
 
 
+def click(page: Page, kind: str, label: str) -> None:
+    """Press a button of a node as a person does: on the canvas, where it is drawn."""
+    place = json.loads(
+        page.evaluate(f"""(() => {{
+        const node = app.graph.nodes.find((n) => n.comfyClass === "{kind}");
+        app.canvas.centerOnNode(node);
+        const widget = node.widgets.find((w) => w.name === "{label}");
+        const spot = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
+        const [x, y] = app.canvas.ds.convertOffsetToCanvas(spot);
+        const box = app.canvas.canvas.getBoundingClientRect();
+        return JSON.stringify([x + box.left, y + box.top]);
+    }})()""")
+    )
+    for kind_of_event in ("mousePressed", "mouseReleased"):
+        page.send("Input.dispatchMouseEvent", type=kind_of_event, x=place[0], y=place[1], button="left", clickCount=1)
+
+
+def test_the_preview_button_shows_samples_without_queueing(page: Page, comfy_server: ComfyServer) -> None:
+    make_graph(page)
+    before = comfy_server.request("/history")
+    node = 'app.graph.nodes.find((n) => n.comfyClass === "LunaYAMLWildcard")'
+    page.wait_for(f'{node}.widgets.find((w) => w.name === "Preview samples").last_y')
+    click(page, "LunaYAMLWildcard", "Preview samples")
+    shown = page.wait_for(f"{widget_of('LunaYAMLWildcard')}?.value").splitlines()
+    assert len(shown) == 6
+    assert shown[0].startswith("4: ")
+    assert shown[-1] == "2 combinations"
+    assert {line.split(": ", 1)[1] for line in shown[:-1]} <= {
+        f"{colour} boat // no comment \\(x\\)" for colour in ("red", "blue")
+    }
+    assert comfy_server.request("/history") == before
+    sent: dict[str, Any] = json.loads(page.evaluate("app.graphToPrompt().then((p) => JSON.stringify(p))"))
+    saved = next(entry for entry in sent["workflow"]["nodes"] if entry["type"] == "LunaYAMLWildcard")
+    assert len(saved["widgets_values"]) == 7
+    wild = next(entry for entry in sent["output"].values() if entry["class_type"] == "LunaYAMLWildcard")
+    assert set(wild["inputs"]) == {
+        "prompt_template", "seed", "yaml_directory", "txt_wildcard_directory", "negative_template", "missing",
+    }  # fmt: skip
+
+
+def test_a_reference_is_picked_from_the_library_and_completed_while_typing(page: Page) -> None:
+    page.evaluate("""(() => {
+        const node = app.graph.nodes.find((n) => n.comfyClass === "LunaYAMLWildcard");
+        const field = node.widgets.find((w) => w.name === "prompt_template");
+        field.value = "a ";
+        (field.inputEl ?? field.element).setSelectionRange(2, 2);
+    })()""")
+    click(page, "LunaYAMLWildcard", "Insert from the library")
+    page.wait_for("document.querySelectorAll('.luna-library .luna-row').length > 5")
+    page.send("Input.insertText", text="weather sky")
+    page.wait_for("document.querySelectorAll('.luna-library .luna-row').length === 1")
+    page.evaluate(
+        "document.querySelector('.luna-library .luna-row').dispatchEvent(new MouseEvent('mousedown', {bubbles: true}))"
+    )
+    node = 'app.graph.nodes.find((n) => n.comfyClass === "LunaYAMLWildcard")'
+    value = f'{node}.widgets.find((w) => w.name === "prompt_template").value'
+    assert page.wait_for(value) == "a {weather:sky}"
+    page.send("Input.insertText", text=" {weather:se")
+    page.wait_for("!!document.querySelector('.luna-list .luna-row')")
+    page.send("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+    assert page.wait_for(f"!document.querySelector('.luna-list') && {value}") == "a {weather:sky} {weather:season}"
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
 def test_the_example_workflow_loads_whole(page: Page, comfy_server: ComfyServer, path: Path) -> None:
     served = comfy_server.request(f"/api/workflow_templates/luna-pack/{path.name}")
