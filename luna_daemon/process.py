@@ -14,7 +14,8 @@ from luna_daemon import auth, identity, listener, logs, options, platform, proce
 from luna_daemon.events import LogEvents
 from luna_daemon.identity import DaemonPlaces, ExitRecord, Identity
 from luna_daemon.messages import PROTOCOL
-from luna_daemon.service import DaemonService, peak_rss_bytes
+from luna_daemon.reporting import peak_rss_bytes
+from luna_daemon.service import DaemonService
 from luna_engine import settings
 from luna_engine.errors import LunaError
 

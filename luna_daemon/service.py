@@ -31,16 +31,14 @@ from luna_daemon.messages import (
     Welcome,
 )
 from luna_daemon.protocol import COMMANDS, Lane
+from luna_daemon.reporting import Reporter, peak_rss_bytes
 from luna_daemon.runtime.executor import Executor, internal_error
 from luna_daemon.runtime.queue import RUNNING, Admission
 from luna_daemon.shared_memory import SharedMemoryBudget
 from luna_daemon.status_messages import (
-    CacheStatus,
-    ClientStatus,
     DaemonStatus,
     DeviceStatus,
     EngineSnapshot,
-    LaneStatus,
     StatusRequest,
     Totals,
 )
@@ -115,16 +113,18 @@ class DaemonService:
             Lane.LOAD: Executor("load", runs, self._wait_ready),
         }
 
+        self._report = Reporter(
+            engine, self._lanes, self.admission, self.shared_memory, self.watch, self._open_connections
+        )
+
     # starting
 
     def start(self) -> None:
         """Start the lanes; the engine starts on the device's."""
         for lane in self._lanes.values():
             lane.start()
-        self.watch.start(Pulse(self._queue_record, self._memory_record, self._running))
-
-    def _running(self) -> dict[str, Job | None]:
-        return {lane.value: next(iter(executor.running), None) for lane, executor in self._lanes.items()}
+        report = self._report
+        self.watch.start(Pulse(report.queue_event, report.memory_event, report.running, report.places))
 
     def _start_engine(self) -> None:
         self._engine.start(self._on_phase, self._lanes[Lane.DEVICE].call)
@@ -345,7 +345,7 @@ class DaemonService:
             backend=snapshot.backend,
             backend_reason=snapshot.backend_reason,
             device=snapshot.device,
-            queue={lane.value: self._lane_status(executor) for lane, executor in self._lanes.items()},
+            queue=self._report.lanes(),
             totals=Totals(self._totals["requests"], self._totals["cancelled"], self.watch.meter.errors()),
         )
         return status if body.detail == "brief" else self._filled(status, snapshot)
@@ -354,46 +354,10 @@ class DaemonService:
         return dataclasses.replace(
             status,
             sets=snapshot.sets,
-            caches={**snapshot.caches, "shm": self._shared_memory_status()},
-            clients=tuple(self._client_status(one) for one in self._open_connections()),
+            caches={**snapshot.caches, "shm": self._report.shared_memory()},
+            clients=self._report.clients(),
             downgrades=(*snapshot.downgrades, *self.watch.downgrades)[-DOWNGRADES_KEPT:],
         )
-
-    def _shared_memory_status(self) -> CacheStatus:
-        """Return what is mapped; hits are tensors sent that way, misses those that found no room."""
-        counts = [one.sent_by_way for one in self._open_connections()]
-        budget = self.shared_memory
-        hits, misses = (sum(count[way] for count in counts) for way in ("shm", "full"))
-        return CacheStatus(budget.used_bytes, budget.total_bytes, budget.connections, hits, misses)
-
-    def _queue_record(self) -> dict[str, Any]:
-        return {lane.value: plain(self._lane_status(executor)) for lane, executor in self._lanes.items()}
-
-    def _memory_record(self) -> dict[str, Any]:
-        snapshot = self._engine.snapshot()
-        return {
-            "rss_bytes": psutil.Process().memory_info().rss,
-            "device": plain(snapshot.device),
-            "sets": {row.set: {"place": row.place, "bytes": row.bytes} for row in snapshot.sets},
-            "caches": {name: cache.bytes for name, cache in snapshot.caches.items()},
-        }
-
-    def _lane_status(self, executor: Executor) -> LaneStatus:
-        depth, nbytes, oldest_s = executor.queue.facts()
-        jobs = executor.running
-        started = min((job.started for job in jobs if job.started is not None), default=None)
-        return LaneStatus(
-            depth=depth,
-            running=len(jobs),
-            bytes=nbytes,
-            oldest_ms=None if oldest_s is None else round(oldest_s * 1000, 3),
-            running_ms=None if started is None else round((time.monotonic() - started) * 1000, 3),
-            stalled=bool(jobs) and self.watch.is_stalled(jobs[0].command.lane.value),
-        )
-
-    def _client_status(self, connection: Connection) -> ClientStatus:
-        in_flight = self.admission.of(connection)
-        return ClientStatus(connection.name, connection.pid, connection.transport_name, in_flight, connection.requests)
 
     def welcome(self, *, is_local: bool) -> Welcome:
         """Return what a new connection is told; a local one came through the Unix socket."""
@@ -471,7 +435,7 @@ class DaemonService:
             timer = threading.Timer(body.deadline_ms / 1000, self._refuse_waiting, (mine,))
             timer.daemon = True
             timer.start()
-        lanes = [self._lane_status(executor) for executor in self._lanes.values()]
+        lanes = self._report.lanes().values()
         return Drained(sum(lane.depth for lane in lanes), sum(lane.running for lane in lanes))
 
     def _refuse_waiting(self, drain: object) -> None:
@@ -512,15 +476,6 @@ class DaemonService:
         deadline = time.monotonic() + linger_s
         for connection in self._open_connections():
             connection.close(max(0.0, deadline - time.monotonic()))
-
-
-def peak_rss_bytes() -> int | None:
-    """Return the largest resident memory this process ever had."""
-    import resource
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _device_info(device: DeviceStatus) -> DeviceInfo:

@@ -30,11 +30,12 @@ _log = logging.getLogger("luna.watch")
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What the service shows every second: bodies of the ``queue`` and ``memory`` events, and what runs."""
+    """What the service shows every second: bodies of the ``queue`` and ``memory`` events, what runs, where sets are."""
 
     queue: Callable[[], dict[str, Any]]
     memory: Callable[[], dict[str, Any]]
     running: Callable[[], Mapping[str, Job | None]]
+    places: Callable[[], Mapping[str, str]]
 
 
 class Watch:
@@ -46,6 +47,7 @@ class Watch:
         self._clock = clock
         self._downgrades: collections.deque[Downgrade] = collections.deque(maxlen=DOWNGRADES_KEPT)
         self._stalled: dict[str, Job] = {}
+        self._places: Mapping[str, str] = {}
         self._is_over = threading.Event()
 
     # requests
@@ -110,6 +112,10 @@ class Watch:
                 self.events.publish(topic, topic, body())
         for lane, job in pulse.running().items():
             self._notice_stall(lane, job)
+        before, self._places = self._places, pulse.places()
+        for name, place in self._places.items():
+            if before.get(name, place) != place:
+                self.events.publish("model", "moved", {"set": name, "place": place, "from": before[name]})
 
     def _notice_stall(self, lane: str, job: Job | None) -> None:
         if job is None or job.started is None:

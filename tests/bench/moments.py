@@ -47,7 +47,7 @@ def raw_connection(port: int) -> socket.socket:
     """Return a greeted connection whose bytes are the caller's to send."""
     where = address.find("127.0.0.1", port, "auto")
     if where.path is None:
-        raise RuntimeError("there is no Unix socket")
+        raise ConnectionRefusedError("the daemon is gone")
     connection = socket.socket(socket.AF_UNIX)
     connection.connect(where.path)
     who = {"name": "raw", "version": "0", "pid": os.getpid()}

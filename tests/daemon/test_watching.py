@@ -306,7 +306,7 @@ def test_what_runs_over_a_minute_and_five_times_its_usual_time_is_stalled_once(
     for run_ms in runs_ms:
         watch.meter.answered("vae_decode", "ok", {"run": run_ms})
     job: list[Job | None] = [job_of("vae_decode")]
-    pulse = Pulse(dict, dict, lambda: {"device": job[0]})
+    pulse = Pulse(dict, dict, lambda: {"device": job[0]}, dict)
     watch.events.subscribe(sink, ["stalled"], None)
     now[0] += after_s
     for _ in range(3):
@@ -358,3 +358,30 @@ def test_times_are_counted_from_a_quarter_of_a_millisecond_to_64_seconds() -> No
     assert (SECONDS[0], SECONDS[-1]) == (0.00025, 64.0)
     assert (histogram.counts[0], histogram.counts[1], histogram.counts[-2], histogram.counts[-1]) == (2, 1, 1, 1)
     assert meter.usual_run_s("vae_decode") is None, "five runs tell nothing yet"
+
+
+def test_a_set_that_was_moved_is_told_within_a_second() -> None:
+    watch, sink = Watch("g"), Collector()
+    watch.events.subscribe(sink, ["model"], None)
+    seen = [{"a": "device", "b": "device"}, {"a": "host", "b": "device", "c": "disk"}, {"a": "host"}, {"a": "device"}]
+    for places in seen:
+        watch.tick(Pulse(dict, dict, dict, places.copy))
+    wait_for(lambda: len(sink.records) == 2)
+    assert [(one["event"], one["body"]) for one in sink.records] == [
+        ("moved", {"set": "a", "place": "host", "from": "device"}),
+        ("moved", {"set": "a", "place": "device", "from": "host"}),
+    ]
+    watch.events.forget(sink)
+
+
+def test_what_is_unknown_of_a_card_is_absent_and_never_0() -> None:
+    from luna_daemon.exposition import render
+    from luna_daemon.status_messages import DaemonStatus, DeviceStatus
+
+    status = DaemonStatus(
+        "1", 1, "n", "g", "full", (), 1, "ready", None, None, None, 1.0, None, None, "native", None,
+        DeviceStatus("cuda", total_bytes=100, free_bytes=None),
+    )  # fmt: skip
+    text = render(Meter().read(), status).decode()
+    assert 'luna_vram_bytes{kind="total"} 100.0' in text
+    assert 'kind="free"' not in text
