@@ -9,7 +9,7 @@ from luna_daemon import identity as records
 from luna_daemon import launch, restart_memory
 from luna_daemon.probe import Probe
 from luna_daemon.process_exits import LOCK, words_for
-from luna_daemon.supervised import LADDER_S, Supervised
+from luna_daemon.supervised import LADDER_S, Supervised, orphan_error
 from luna_daemon.world import RealWorld, SystemClock
 from luna_engine import settings as settings_file
 from luna_engine.errors import DaemonError, LunaError
@@ -145,11 +145,15 @@ def stop(name: str, *, force: bool = False, timeout_s: float = 3 * LADDER_S, kil
         False if it did not run.
 
     Raises:
-        DaemonError: ``daemon-timeout`` if the process is still there.
+        DaemonError: ``daemon-timeout`` if the process is still there, ``daemon-orphan`` if somebody who cannot be
+            reached has its lock.
     """
     found = _live(records.check_name(name))
     world = RealWorld(())
     if found is None:
+        if (orphan := world.orphan(name)) is not None:
+            orphan.close()
+            raise orphan_error(name, orphan.pid)
         is_waiting = restart_memory.read(name).state == "backoff"
         if is_waiting:
             world.note_stay_down(name)  # whoever supervises it reads that before starting it again

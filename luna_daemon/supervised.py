@@ -35,6 +35,16 @@ _DOWN = frozenset({"stopped", "crashed", "backoff", "failed"})
 _STAGES = ("drain", "terminate", "kill")
 
 
+def orphan_error(name: str, pid: int) -> DaemonError:
+    """Return what every verb answers while somebody unknown has a daemon's place."""
+    return DaemonError(
+        "daemon-orphan",
+        f"pid {pid} holds the lock of {name} and left no identity by which it could be reached",
+        "look what it is, and end it yourself",
+        details={"pid": pid},
+    )
+
+
 class Supervised:
     """One daemon.
 
@@ -110,12 +120,7 @@ class Supervised:
     def _refuse_orphan(self) -> None:
         """Neither ask nor end a process that nobody can say is the daemon; who it is, a person has to see."""
         if self._state is DaemonState.ORPHAN and self._process is not None:
-            raise DaemonError(
-                "daemon-orphan",
-                f"pid {self._process.pid} holds the place of {self.name} and cannot be reached",
-                "look what it is, and end it yourself",
-                details={"pid": self._process.pid},
-            )
+            raise orphan_error(self.name, self._process.pid)
 
     def stop(self, *, is_forced: bool = False) -> None:
         """Begin the stop ladder; from back-off, stay down.

@@ -17,6 +17,7 @@ from luna_daemon import identity
 from luna_daemon.control import ensure, stop
 from luna_daemon.identity import DaemonPlaces
 from luna_daemon.supervisor import Supervisor, SupervisorEvent, holder
+from luna_daemon.world import RealWorld
 from luna_engine import paths, settings
 from luna_engine.errors import DaemonError, LunaError
 from luna_engine.settings import DaemonInstance, Settings
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from luna_daemon.views import DaemonView
+
+    from .conftest import WireDaemon
 
 INSTANCE = DaemonInstance(port=0)
 
@@ -341,3 +344,27 @@ def test_a_silent_daemon_is_shown_as_unresponsive_and_comes_back(monkeypatch: py
         assert "without an answer" in str(view.reason)
         os.kill(pid, signal.SIGCONT)
         assert host.until("ready").pid == pid
+
+
+def test_a_daemon_that_lost_its_identity_is_found_by_its_lock_and_left_alone(
+    start_daemon: Callable[..., WireDaemon],
+) -> None:
+    daemon = start_daemon()
+    kept = DaemonPlaces("wire").identity.read_bytes()
+    world = RealWorld(COMMAND)
+    assert world.orphan("nobody") is None
+    DaemonPlaces("wire").identity.unlink()
+    found = world.orphan("wire")
+    assert found is not None
+    assert found.pid == daemon.process.pid
+    found.close()
+    with pytest.raises(DaemonError) as caught:
+        stop("wire")
+    assert caught.value.code == "daemon-orphan"
+    assert daemon.process.poll() is None
+    DaemonPlaces("wire").identity.write_bytes(kept)
+    assert daemon.client().ping(), "it kept its lock and serves"
+    daemon.process.kill()
+    daemon.process.wait(10)
+    assert world.orphan("wire") is None
+    world.close()
