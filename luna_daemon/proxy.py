@@ -7,6 +7,7 @@ set, its tokenizer and its names are shared between clones. ComfyUI is reached t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luna_daemon import lora_recipe
@@ -21,11 +22,20 @@ if TYPE_CHECKING:
 
     from luna_daemon.encode_messages import EncodedItem
     from luna_daemon.frames import WireTensor
+    from luna_daemon.lora_recipe import RecordedLora
 
 __all__ = ["DaemonCLIP", "DaemonVAE", "HostHooks", "RemoteOnlyError", "RemoteSet"]
 
 VAE_PREFIX = "first_stage_model."
 """What stands before a VAE's names in a set; the module itself has them without."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """A range of the schedule, in percent (None: there is no schedule), and the LoRAs that hold in it."""
+
+    recipe: tuple[RecordedLora, ...]
+    span: tuple[float, float] | None
 
 
 class DaemonCLIP:
@@ -95,7 +105,8 @@ class DaemonCLIP:
             cond ``[1, tokens, width]`` f32; with ``return_pooled`` the pair (cond, pooled ``[1, width]`` or None);
             with ``return_dict`` a dict of both, the encoder's extras and the hooks.
         """
-        (result,) = self._request([tokens], unprojected=return_pooled == "unprojected")
+        recipe = self.patcher.recipe_under({})
+        (result,) = self._request([(tokens, recipe)], unprojected=return_pooled == "unprojected")
         if return_dict:
             return self.add_hooks_to_dict(result)
         if return_pooled:
@@ -109,10 +120,7 @@ class DaemonCLIP:
         add_dict: Mapping[str, Any] | None = None,
         show_pbar: bool = True,  # noqa: FBT001, FBT002, ARG002 - ComfyUI's signature; one request has no steps to show
     ) -> list[list[Any]]:
-        """Encode into ComfyUI's CONDITIONING; with a clip schedule, one entry per keyframe.
-
-        Hooks that patch weights are refused when they are registered, so all keyframes share one result.
-        """
+        """Encode into ComfyUI's CONDITIONING; with a clip schedule, one entry per keyframe."""
         (entries,) = self.encode_prompts([tokens], unprojected=unprojected, add_dict=add_dict)
         return entries
 
@@ -123,46 +131,73 @@ class DaemonCLIP:
         unprojected: bool = False,
         add_dict: Mapping[str, Any] | None = None,
     ) -> list[list[list[Any]]]:
-        """Encode several prompts in one request, each as `encode_from_tokens_scheduled` does."""
-        results = self._request(prompts, unprojected=unprojected)
-        return [self._scheduled(result, dict(add_dict or {})) for result in results]
+        """Encode several prompts, and all moments of a schedule, in one request.
 
-    def _scheduled(self, result: dict[str, Any], extra: dict[str, Any]) -> list[list[Any]]:
+        Returns:
+            Per prompt what `encode_from_tokens_scheduled` gives for it.
+        """
+        extra = dict(add_dict or {})
+        moments = self._moments(extra)
+        results = iter(
+            self._request(
+                [(tokens, moment.recipe) for tokens in prompts for moment in moments], unprojected=unprojected
+            )
+        )
+        return [[self._entry(next(results), moment, extra) for moment in moments] for _ in prompts]
+
+    def _moments(self, extra: Mapping[str, Any]) -> list[_Moment]:
+        """Return what is encoded: once, or for each range of the schedule that the wanted one touches."""
         hooks = self.patcher.forced_hooks
         if hooks is None or not self.use_clip_schedule:
-            cond = result.pop("cond")
-            return [[cond, {**self.add_hooks_to_dict(result), **extra}]]
-        entries: list[list[Any]] = []
-        for (start, end), _ in hooks.get_hooks_for_clip_schedule():
+            return [_Moment(self.patcher.recipe_under({}), None)]
+        moments = []
+        for (start, end), keyframes in hooks.get_hooks_for_clip_schedule():
             if end < extra.get("start_percent", end) or start > extra.get("end_percent", start):
                 continue
-            entry = {
-                "pooled_output": _copy(result["pooled_output"]),
-                "clip_start_percent": start,
-                "clip_end_percent": end,
-                **extra,
-            }
-            entries.append([result["cond"].clone(), self.add_hooks_to_dict(entry)])
-        return entries
+            strengths = {hook.hook_ref: 1.0 if frame is None else float(frame.strength) for hook, frame in keyframes}
+            moments.append(_Moment(self.patcher.recipe_under(strengths), (start, end)))
+        return moments
 
-    def _request(self, prompts: Sequence[Mapping[str, Any]], *, unprojected: bool) -> list[dict[str, Any]]:
-        recipe = self.patcher.recipe
-        state = TokenState(
-            roles=tuple(self.remote.facts.encoders),
-            layer=self.layers if self.layers is not None else self.layer_idx,
-            projected=False if unprojected else None,
-            loras=tuple(lora.use for lora in recipe),
-        )
-        made = [encode_item(tokens, state, str(index)) for index, tokens in enumerate(prompts)]
+    def _entry(self, result: dict[str, Any], moment: _Moment, extra: Mapping[str, Any]) -> list[Any]:
+        cond = result.pop("cond")
+        if moment.span is None:
+            return [cond, {**self.add_hooks_to_dict(result), **extra}]
+        start, end = moment.span  # ComfyUI leaves the encoder's extras out here
+        entry = {
+            "pooled_output": result["pooled_output"],
+            "clip_start_percent": start,
+            "clip_end_percent": end,
+            **extra,
+        }
+        return [cond, self.add_hooks_to_dict(entry)]
+
+    def _request(
+        self, prompts: Sequence[tuple[Mapping[str, Any], tuple[RecordedLora, ...]]], *, unprojected: bool
+    ) -> list[dict[str, Any]]:
+        """Encode token dictionaries, each with its LoRAs."""
+        if not prompts:
+            return []
+        made = [
+            encode_item(tokens, self._state(recipe, unprojected=unprojected), str(index))
+            for index, (tokens, recipe) in enumerate(prompts)
+        ]
         items = [item for item, _ in made]
         tensors = [tensor for _, given in made for tensor in given]
         poll = self.remote.host.check_interrupt
         reply, returned = lora_recipe.call(
             self.remote,
-            recipe,
+            [lora for _, recipe in prompts for lora in recipe],
             lambda client, set_id: client.encode_tokens(set=set_id, items=items, tensors=tensors, poll=poll),
         )
         return [self._result(encoded, returned) for encoded in reply.items]
+
+    def _state(self, recipe: Sequence[RecordedLora], *, unprojected: bool) -> TokenState:
+        return TokenState(
+            roles=tuple(self.remote.facts.encoders),
+            layer=self.layers if self.layers is not None else self.layer_idx,
+            projected=False if unprojected else None,
+            loras=tuple(lora.use for lora in recipe),
+        )
 
     def _result(self, encoded: EncodedItem, returned: Mapping[str, WireTensor]) -> dict[str, Any]:
         from luna_daemon.tensors import to_torch
@@ -208,10 +243,6 @@ class DaemonCLIP:
         if name.startswith("__") or "remote" not in self.__dict__:
             raise AttributeError(name)
         raise RemoteOnlyError(f"clip.{name}", self.remote.place)
-
-
-def _copy(tensor: Any) -> Any:
-    return None if tensor is None else tensor.clone()
 
 
 class DaemonVAE:

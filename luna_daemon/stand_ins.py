@@ -6,6 +6,7 @@ They answer what can be answered from names and shapes, and raise where an answe
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from luna_daemon.lora_recipe import RecordedLora, record
@@ -53,7 +54,7 @@ class RemoteModule:
 
 
 def reject_patches(patches: Iterable[Any], names: Mapping[str, Any], strengths: tuple[float, float]) -> list[Any]:
-    """Judge patches that cannot follow the weights to the daemon: those of hooks, which change between steps.
+    """Judge patches of a VAE, which the daemon does not apply.
 
     Args:
         patches: keys as ComfyUI gives them, a name or ``(name, slice…)``.
@@ -70,9 +71,8 @@ def reject_patches(patches: Iterable[Any], names: Mapping[str, Any], strengths: 
     if hits and strengths != (0.0, 1.0):
         raise DaemonError(
             "patch-unsupported",
-            f"{len(hits)} weights of a text encoder in the daemon would be patched by a hook; "
-            "this daemon cannot do that",
-            "use Load LoRA instead, or place the hook's LoRA before the tunnel, which then keeps the CLIP local",
+            f"{len(hits)} weights of a VAE in the daemon would be patched; this daemon cannot do that",
+            "take the VAE from before the tunnel",
         )
     return hits
 
@@ -82,6 +82,7 @@ class PatcherStandIn:
 
     Attributes:
         recipe: the LoRAs that were added, in order; they travel with every request.
+        hook_recipes: reference of a hook → the LoRAs that it brings, with the strength of its keyframe left out.
     """
 
     def __init__(self, remote: RemoteSet, *, is_clip: bool, prefix: str = "") -> None:
@@ -91,6 +92,7 @@ class PatcherStandIn:
         self.model = RemoteModule(remote, "patcher.model", prefix)
         self.forced_hooks: Any = None
         self.recipe: tuple[RecordedLora, ...] = ()
+        self.hook_recipes: dict[Any, tuple[RecordedLora, ...]] = {}
         self.patches_uuid = uuid.uuid4()
         self.load_device = self.offload_device = remote.host.intermediate_device()
         self.model_options: dict[str, Any] = {"transformer_options": {}}
@@ -100,6 +102,7 @@ class PatcherStandIn:
         copy = PatcherStandIn(self._remote, is_clip=self.is_clip, prefix=self._prefix)
         copy.forced_hooks = self.forced_hooks
         copy.recipe = self.recipe
+        copy.hook_recipes = dict(self.hook_recipes)
         copy.patches_uuid = self.patches_uuid
         return copy
 
@@ -138,14 +141,32 @@ class PatcherStandIn:
         return hits
 
     def add_hook_patches(
-        self,
-        hook: Any,  # noqa: ARG002 - ComfyUI's signature
-        patches: Mapping[Any, Any],
-        strength_patch: float = 1.0,
-        strength_model: float = 1.0,
+        self, hook: Any, patches: Mapping[Any, Any], strength_patch: float = 1.0, strength_model: float = 1.0
     ) -> list[Any]:
-        """See `reject_patches`: a hook that patches weights cannot follow them to the daemon."""
-        return reject_patches(patches, self._remote.names(), (float(strength_patch), float(strength_model)))
+        """Record the patches that a hook brings; see `add_patches`."""
+        strengths = (float(strength_patch), float(strength_model))
+        if not self.is_clip:
+            return reject_patches(patches, self._remote.names(), strengths)
+        hits, added = record(patches, self._remote.names(), strengths)
+        if added is not None:
+            self.hook_recipes[hook.hook_ref] = (*self.hook_recipes.get(hook.hook_ref, ()), added)
+        self.patches_uuid = uuid.uuid4()
+        return hits
+
+    def recipe_under(self, strengths: Mapping[Any, float]) -> tuple[RecordedLora, ...]:
+        """Return the LoRAs of one moment of a schedule: those that were added, then those of the forced hooks.
+
+        Args:
+            strengths: reference of a hook → the strength of its keyframe; a hook without one has 1.
+        """
+        if self.forced_hooks is None:
+            return self.recipe
+        under = [
+            replace(lora, strength=lora.strength * strengths.get(hook.hook_ref, 1.0))
+            for hook in self.forced_hooks.hooks
+            for lora in self.hook_recipes.get(hook.hook_ref, ())
+        ]
+        return (*self.recipe, *under)
 
     def register_all_hook_patches(
         self, hooks: Any, target_dict: Mapping[str, Any], model_options: Any = None, registered: Any = None
@@ -156,7 +177,7 @@ class PatcherStandIn:
             The group of those that did.
 
         Raises:
-            DaemonError: ``patch-unsupported`` if one of them patches weights that are in the daemon.
+            DaemonError: ``patch-unsupported`` if one of them patches in a way that the daemon does not apply.
         """
         if registered is None:
             registered = type(hooks)()
@@ -166,7 +187,7 @@ class PatcherStandIn:
 
     def get_ram_usage(self) -> int:
         """Return the bytes of the recipe; of the model nothing is held here."""
-        return sum(lora.nbytes for lora in self.recipe)
+        return sum(lora.nbytes for loras in (self.recipe, *self.hook_recipes.values()) for lora in loras)
 
     def __getattr__(self, name: str) -> Any:
         raise RemoteOnlyError(f"patcher.{name}", self._remote.place)

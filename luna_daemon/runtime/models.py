@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from luna_daemon.engine_seam import here
 from luna_daemon.runtime.backend import Place
 from luna_daemon.runtime.contents import content_of
+from luna_daemon.runtime.failures import release_cache
 from luna_daemon.runtime.files import Stamp
 from luna_daemon.runtime.held import HeldSet, SetFacts, WantedPart
 from luna_daemon.runtime.language_files import ROLE as LANGUAGE
@@ -288,6 +289,7 @@ class ModelStore:
             The freed bytes, and the ids of those that stayed with the reason.
         """
         done: tuple[int, dict[str, str]] = self.on_device(lambda: self._unload(name, force=force))
+        release_cache()  # a model and its hooks refer to each other: without a collection it stays for long
         return done
 
     def _unload(self, name: str | None, *, force: bool) -> tuple[int, dict[str, str]]:

@@ -20,6 +20,7 @@ from luna_daemon.runtime.backend import EncodeItem
 from luna_daemon.runtime.checkout import Comfy
 from luna_daemon.runtime.files import ModelFiles
 from luna_daemon.runtime.models import ModelStore, WantedPart
+from luna_daemon.runtime.residency import Residency
 from luna_daemon.runtime.uploads import UploadStore
 from luna_engine.errors import DaemonError
 
@@ -45,7 +46,7 @@ def comfy(backend: ModelBackend) -> Comfy:
 
 @pytest.fixture
 def store(backend: ModelBackend, tmp_path: Path) -> ModelStore:
-    return ModelStore(backend, ModelFiles({"root": tmp_path}), UploadStore(), CPU)
+    return ModelStore(backend, ModelFiles({"root": tmp_path}), UploadStore(), Residency(CPU, CPU))
 
 
 def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:

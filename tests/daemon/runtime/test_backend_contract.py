@@ -6,6 +6,7 @@ Numbers are compared with ComfyUI's in `test_comfy_parity.py`; here it is shapes
 from __future__ import annotations
 
 import contextlib
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,11 @@ import torch
 
 from luna_daemon.encode_messages import LoraUse, Tile
 from luna_daemon.runtime.backend import EncodeItem, EncoderInput, Place, Row
+from luna_daemon.runtime.files import ModelFiles
+from luna_daemon.runtime.models import ModelStore, WantedPart
 from luna_daemon.runtime.parts import OpenFile
+from luna_daemon.runtime.residency import Residency
+from luna_daemon.runtime.uploads import UploadStore
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from luna_daemon.runtime.backend import Encoded, ModelBackend, ModelSet
     from luna_daemon.runtime.parts import Part
 
+CPU = torch.device("cpu")
 START, END = 49406, 49407
 
 
@@ -189,6 +195,16 @@ def test_a_set_moves_whole_and_says_where_it_is(model: ModelSet) -> None:
     model.move(Place.DEVICE)
     assert model.place is Place.DEVICE
     assert torch.equal(one(model, item(row(320))).cond, before)
+
+
+def test_an_unloaded_set_is_gone_from_memory(backend: ModelBackend, model_root: Path) -> None:
+    store = ModelStore(backend, ModelFiles({"root": model_root}), UploadStore(), Residency(CPU, CPU))
+    wanted = WantedPart("l", model_root / "clip/l.safetensors", "root/clip/l.safetensors")
+    gone = weakref.ref(store.load("sd15", [wanted], "auto", lambda: None).held.model)
+    assert gone() is not None
+    freed, kept = store.unload(None, force=False)
+    assert (freed > 10**8, kept) == (True, {})
+    assert gone() is None
 
 
 def test_bytes_are_measured_per_role_and_foreseen(model: ModelSet, backend: ModelBackend, model_root: Path) -> None:

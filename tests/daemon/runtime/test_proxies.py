@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -56,6 +57,34 @@ class LetterTokenizer:
 
 
 WEIGHT = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A keyframe of ComfyUI's hooks."""
+
+    start: float
+    strength: float
+
+
+class Hook:
+    """What a proxy sees of ComfyUI's weight hooks."""
+
+    def __init__(self, *frames: Frame) -> None:
+        self.frames = frames
+        self.hook_ref = object()
+
+
+class HookGroup:
+    """What a proxy sees of ComfyUI's hook groups, of one hook."""
+
+    def __init__(self, hook: Hook) -> None:
+        self.hooks = [hook]
+
+    def get_hooks_for_clip_schedule(self) -> list[tuple[tuple[float, float], list[tuple[Hook, Frame]]]]:
+        (hook,) = self.hooks
+        ends = [*(frame.start for frame in hook.frames[1:]), 1.0]
+        return [((frame.start, end), [(hook, frame)]) for frame, end in zip(hook.frames, ends, strict=True)]
 
 
 class Adapter:
@@ -225,6 +254,30 @@ class TestDaemonCLIP:
         assert all(tensor.is_meta for tensor in state.values())
         child = clip.cond_stage_model.clip_l.state_dict()
         assert "transformer.text_model.final_layer_norm.weight" in child
+
+    def test_a_hooks_lora_follows_the_schedule_behind_those_that_were_added(self, clip: DaemonCLIP) -> None:
+        """One entry per range, each as if the LoRA had been added with the strength of its keyframe."""
+        hook = Hook(Frame(0.0, 1.0), Frame(0.4, -0.5))
+        hooked = clip.clone()
+        hooked.add_patches(lora_patches(1), 0.25)
+        expected = []
+        for frame in hook.frames:
+            one = hooked.clone()
+            one.add_patches(lora_patches(2), 2.0 * frame.strength)
+            expected.append(one.encode("a boat"))
+        assert hooked.patcher.add_hook_patches(hook, lora_patches(2), 2.0) == [WEIGHT]
+        hooked.patcher.forced_hooks = HookGroup(hook)
+        hooked.use_clip_schedule = True
+        (first, facts), (second, _) = hooked.encode_from_tokens_scheduled(hooked.tokenize("a boat"), add_dict={"x": 1})
+        assert torch.allclose(first, expected[0], atol=1e-5)
+        assert torch.allclose(second, expected[1], atol=1e-5)
+        assert not torch.allclose(first, second, atol=1e-2)
+        assert (facts["clip_start_percent"], facts["clip_end_percent"], facts["x"]) == (0.0, 0.4, 1)
+        ((only, _),) = hooked.encode_from_tokens_scheduled(hooked.tokenize("a boat"), add_dict={"start_percent": 0.5})
+        assert torch.allclose(only, second, atol=1e-5)
+        hooked.use_clip_schedule = False
+        assert torch.allclose(hooked.encode("a boat"), expected[0], atol=1e-5)
+        assert hooked.get_ram_usage() > clip.get_ram_usage() == 0
 
     def test_added_patches_travel_with_this_clone_alone(self, clip: DaemonCLIP) -> None:
         plain = clip.encode("a boat")
