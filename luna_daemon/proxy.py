@@ -256,14 +256,25 @@ class DaemonVAE:
         self.latent_channels = facts.latent_channels
         self.latent_dim = facts.latent_dim
         self.output_channels = facts.output_channels
-        self.downscale_ratio = self.upscale_ratio = facts.spatial
+        self._spatial = facts.spatial
+        self.downscale_ratio: Any = facts.spatial
+        self.upscale_ratio: Any = facts.spatial
         self.downscale_index_formula: Any = None
         self.upscale_index_formula: Any = None
+        if facts.latent_dim == 3 and facts.temporal is not None:
+            self._set_ratios_in_time(facts.temporal)
         self.device = self.output_device = remote.host.intermediate_device()
         self.patcher = PatcherStandIn(remote, is_clip=False, prefix=VAE_PREFIX)
         self.first_stage_model = RemoteModule(remote, "vae.first_stage_model", VAE_PREFIX)
         self._temporal = facts.temporal
         self._dtype = facts.dtype
+
+    def _set_ratios_in_time(self, step: int) -> None:
+        """Say how many frames are how many latents, as a video VAE of ComfyUI does: the first frame has its own."""
+        side = self._spatial
+        self.downscale_ratio = (lambda frames: max(0, (frames + step - 1) // step), side, side)
+        self.upscale_ratio = (lambda latents: max(0, latents * step - step + 1), side, side)
+        self.downscale_index_formula = self.upscale_index_formula = (step, side, side)
 
     @property
     def vae_dtype(self) -> Any:
@@ -357,18 +368,18 @@ class DaemonVAE:
             height, width = did.crop
             self.remote.host.notice(
                 f"the image of {pixels.shape[-2]}x{pixels.shape[-3]} was cropped to {width}x{height} "
-                f"(a multiple of {self.downscale_ratio})"
+                f"(a multiple of {self._spatial})"
             )
         for entry in did.downgraded:
             self.remote.host.notice(f"{entry.did} instead of {entry.asked}: {entry.reason}")
 
     def spacial_compression_encode(self) -> int:
         """Return pixels per latent along one side."""
-        return self.downscale_ratio
+        return self._spatial
 
     def spacial_compression_decode(self) -> int:
         """Return pixels per latent along one side."""
-        return self.upscale_ratio
+        return self._spatial
 
     def temporal_compression_decode(self) -> int | None:
         """Return frames per latent, None for images."""

@@ -17,6 +17,7 @@ from tests.nodes.processes import REPO, ComfyServer, DaemonHandle, free_port, ru
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_FOLDERS = ("checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "embeddings")
 PROBE_PACK = Path(__file__).with_name("probe_pack")
 
 
@@ -78,7 +79,7 @@ def comfy_server(
     (base / "custom_nodes" / "luna-pack").symlink_to(REPO)
     shutil.copytree(PROBE_PACK, base / "custom_nodes" / "luna_probe")
     extra = base / "extra_model_paths.yaml"
-    folders = {name: name for name in ("checkpoints", "vae", "loras", "embeddings")}
+    folders = {name: name for name in _FOLDERS}
     extra.write_text(json.dumps({"demo": {"base_path": str(demo_models), **folders}}))
     with running_comfy(Path(root), base, extra, nodes_environment) as server:
         yield server

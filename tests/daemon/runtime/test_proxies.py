@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from luna_daemon.client import DaemonClient
-from luna_daemon.model_messages import Part
+from luna_daemon.model_messages import Part, VaeFacts
 from luna_daemon.proxy import DaemonCLIP, DaemonVAE, RemoteOnlyError
 from luna_daemon.remote import RemoteSet
 from luna_daemon.sources import SentParts, ServedSet
@@ -377,6 +377,19 @@ class TestDaemonCLIP:
 
 
 class TestDaemonVAE:
+    def test_a_video_vae_counts_frames_as_comfyuis_do(self, vae: DaemonVAE, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert (vae.downscale_ratio, vae.temporal_compression_decode()) == (8, None)
+        facts = replace(vae.remote.facts, vae=VaeFacts(16, 8, "fp32", latent_dim=3, temporal=4))
+        monkeypatch.setattr(vae.remote, "facts", facts)
+        video = DaemonVAE(vae.remote)
+        frames, *sides = video.downscale_ratio
+        assert [frames(count) for count in (1, 2, 5, 6, 9)] == [1, 1, 2, 2, 3]
+        back, *_ = video.upscale_ratio
+        assert [back(count) for count in (0, 1, 2, 3)] == [0, 1, 5, 9]
+        assert sides == [8, 8]
+        assert video.upscale_index_formula == (4, 8, 8)
+        assert (video.spacial_compression_encode(), video.temporal_compression_decode()) == (8, 4)
+
     def test_says_what_comfyui_asks_of_a_vae(self, vae: DaemonVAE) -> None:
         assert (vae.latent_channels, vae.downscale_ratio, vae.upscale_ratio, vae.latent_dim) == (4, 8, 8, 2)
         assert (vae.spacial_compression_encode(), vae.spacial_compression_decode()) == (8, 8)
