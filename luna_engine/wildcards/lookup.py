@@ -139,23 +139,37 @@ def _shown(target: Target) -> str:
 
 
 class PathIndex:
-    """The places of one file by path."""
+    """The places of one file by path; put together when a path begins like one of the file's keys."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
-        self._exact: dict[str, Place] = {}
-        self._folded: dict[str, Place] = {}
-        for place in walk_places(document.top):
-            if place.keys:
-                name = joined("/".join(place.keys))
-                for names, key in ((self._exact, name), (self._folded, name.casefold())):
-                    known = names.get(key)
-                    if known is None or len(place.keys) > len(known.keys):
-                        names[key] = place
+        keys: list[str] = []
+        if isinstance(document.top, Branch):
+            keys = list(document.top.entries)
+            for key, entry in document.top.entries.items():
+                if key.casefold() == TEMPLATES and isinstance(entry, Branch):
+                    keys += entry.entries
+        self._starts = frozenset(joined(key).partition("/")[0].casefold() for key in keys)
+        self._maps: tuple[dict[str, Place], dict[str, Place]] | None = None
+
+    def _names(self) -> tuple[dict[str, Place], dict[str, Place]]:
+        """Return the places by joined path, and by joined path with case evened."""
+        if self._maps is None:
+            exact: dict[str, Place] = {}
+            folded: dict[str, Place] = {}
+            for place in walk_places(self.document.top):
+                if place.keys:
+                    name = joined("/".join(place.keys))
+                    for names, key in ((exact, name), (folded, name.casefold())):
+                        known = names.get(key)
+                        if known is None or len(place.keys) > len(known.keys):
+                            names[key] = place
+            self._maps = (exact, folded)
+        return self._maps
 
     def names(self) -> list[str]:
         """Return the paths of the file as they are written in references."""
-        return [".".join(place.keys) for place in self._exact.values()]
+        return [".".join(place.keys) for place in self._names()[0].values()]
 
     def find(self, path: str, *, bare_items: bool = True) -> Target | None:
         """Resolve a path: ``templates.<path>`` before ``<path>``, then an item by id or whole text.
@@ -178,12 +192,15 @@ class PathIndex:
 
     def place(self, name: str) -> Place | None:
         """Return the place with a joined name."""
+        if name.partition("/")[0].casefold() not in self._starts:
+            return None
+        exact, folded = self._names()
         for spelling in (f"{TEMPLATES}/{name}", name):
-            found = self._exact.get(spelling)
+            found = exact.get(spelling)
             if found is not None:
                 return found
         for spelling in (f"{TEMPLATES}/{name}", name):
-            found = self._folded.get(spelling.casefold())
+            found = folded.get(spelling.casefold())
             if found is not None:
                 return found
         return None

@@ -6,6 +6,7 @@ out of the file's bytes when they are drawn.
 
 from __future__ import annotations
 
+import bisect
 import re
 from array import array
 from itertools import accumulate
@@ -112,11 +113,10 @@ class Rows(Lines):
         return item
 
     def _with(self, pattern: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
-        data = self._data
-        for index, start in enumerate(self._starts):
-            found = pattern.search(data, start, data.find(b"\n", start))
-            if found is not None:
-                yield index, found.start()
+        place, end, _, _, _ = self._extent
+        while (found := pattern.search(self._data, place, end)) is not None:
+            yield bisect.bisect_right(self._starts, found.start()) - 1, found.start()
+            place = self._data.index(b"\n", found.start())
 
 
 def read_rows(document: Document, data: bytes) -> Branch | None:
