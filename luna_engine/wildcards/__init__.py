@@ -20,6 +20,7 @@ from luna_engine.wildcards.edits import (
 )
 from luna_engine.wildcards.expansion import Batch, Choice, ChoiceKind, Expansion
 from luna_engine.wildcards.files import Root
+from luna_engine.wildcards.fixing import plan_fixes
 from luna_engine.wildcards.library import WildcardLibrary
 from luna_engine.wildcards.linking import LinkKey, read_link_keys, resolved_categories
 from luna_engine.wildcards.odds import Share, SiteOdds
@@ -67,6 +68,7 @@ __all__ = [
     "default_roots",
     "move_item",
     "parse",
+    "plan_fixes",
     "read_link_keys",
     "remove_items",
     "rename_key",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from luna_engine.wildcards.diagnostics import Diagnostic, Severity
+from luna_engine.wildcards.diagnostics import Diagnostic, Severity, TextFix
 from luna_engine.wildcards.model import Branch, Content, Document, Item, ItemList, Kind, Place
 from luna_engine.wildcards.parser import MOST_CHARACTERS
 from luna_engine.wildcards.rules.reading import kind_of, read_rules
@@ -52,10 +52,12 @@ class _Builder:
         hint: str | None,
         node: Raw,
         severity: Severity = Severity.ERROR,
+        fix: TextFix | None = None,
     ) -> None:
         if len(self.diagnostics) < 1000:
+            line, column = node.line + 1, node.column + 1
             self.diagnostics.append(
-                Diagnostic(code, severity, message, hint, self.document.path, node.line + 1, node.column + 1)
+                Diagnostic(code, severity, message, hint, self.document.path, line, column, fix=fix)
             )
 
     def enter(self, node: Raw, depth: int) -> None:
@@ -146,6 +148,7 @@ class _Builder:
             "put the item in quotes",
             node,
             Severity.HINT,
+            _quoting(node, written),
         )
         return Scalar(written, node.line, node.column, node.line, node.start, node.end)
 
@@ -164,6 +167,7 @@ class _Builder:
             "put the item in quotes",
             node,
             Severity.HINT,
+            _quoting(node, written),
         )
         return Scalar(written, node.line, node.column, value.end_line, start, end)
 
@@ -290,6 +294,14 @@ class _Builder:
 
 
 _ONE = Weight()
+
+
+def _quoting(node: Raw, written: str) -> TextFix | None:
+    """Return the fix that puts an item of one line in quotes."""
+    if "\n" in written or "\r" in written:
+        return None
+    column = node.column + 1
+    return TextFix(node.line + 1, column, column + len(written), "'" + written.replace("'", "''") + "'")
 
 
 def _texts(node: Raw | None) -> tuple[str, ...]:

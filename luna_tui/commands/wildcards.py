@@ -181,12 +181,27 @@ def _number(number: int | None) -> str:
 @click.option("--format", "style", type=click.Choice(["text", "json", "github"]), default="text", show_default=True)
 @click.option("--fail-on", type=click.Choice(["error", "warning"]), default="error", show_default=True)
 @click.option("--templates", multiple=True, metavar="FILE", help="Check prompt files against the library too.")
+@click.option("--fix", is_flag=True, help="Show what the fixes offered would change; with --write change it.")
+@click.option("--write", is_flag=True, help="With --fix: write the fixes, then check again.")
 @roots_option
-def lint(paths: tuple[Path, ...], style: str, fail_on: str, templates: tuple[str, ...], roots: tuple[Path, ...]) -> int:
+def lint(
+    paths: tuple[Path, ...],
+    style: str,
+    fail_on: str,
+    templates: tuple[str, ...],
+    fix: bool,  # noqa: FBT001 - click passes by name
+    write: bool,  # noqa: FBT001 - click passes by name
+    roots: tuple[Path, ...],
+) -> int:
     """Check whole libraries (PATH… or the roots): broken files, dead references, loops, duplicates."""
+    if write and not fix:
+        raise click.UsageError("--write goes with --fix")
     library = library_of((*paths, *roots))
     texts = [template_of(f"@{name}") for name in templates]
     found = library.lint(texts)
+    if fix:
+        wildcards_edit.fix(library, found, write=write)
+        found = library.lint(texts) if write else found
     if style == "json" or frame.output().json:
         _print_json([diagnostic.as_dict() for diagnostic in found])
     else:

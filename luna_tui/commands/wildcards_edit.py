@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import click
 
 from luna_engine.errors import LunaError
-from luna_engine.wildcards import add_items, apply_edit, split_texts
+from luna_engine.wildcards import add_items, apply_edit, plan_fixes, split_texts
 from luna_tui import frame
 from luna_tui.commands.wildcards_group import group, library_of, roots_option, template_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
+
+    from luna_engine.wildcards import Diagnostic, WildcardLibrary
 
 
 @frame.verb(group, "add")
@@ -53,6 +56,20 @@ def add(
             frame.output().note(f"already there: {item}")
         if edit.is_change and not write:
             frame.output().note("nothing written; add --write to write it")
+
+
+def fix(library: WildcardLibrary, found: Iterable[Diagnostic], *, write: bool) -> None:
+    """Show the fixes of diagnostics as a diff on stderr, stdout being the list; write them if told to."""
+    if write:
+        _check_writable("lint --write")
+    edits = plan_fixes(library, found)
+    for edit in edits:
+        frame.output().note(edit.diff().rstrip("\n"))
+        if write:
+            apply_edit(edit)
+    if write:
+        library.refresh()
+    frame.output().note(f"{len(edits)} files {'fixed' if write else 'would be fixed; add --write to do it'}")
 
 
 def _check_writable(what: str) -> None:

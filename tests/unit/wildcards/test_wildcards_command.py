@@ -213,3 +213,24 @@ def test_steps_begin_with_the_template_and_end_with_the_text(
     assert len(record["steps"]) == 3
     lines = luna_run("steps", template, "--seed", 5, "--root", folder)[1].splitlines()
     assert len(lines) == 5
+
+
+def test_lint_shows_fixes_and_writes_them_when_told(
+    luna_run: Callable[..., tuple[int, str, str]], folder: Path
+) -> None:
+    file = folder / "traps.yaml"
+    before = "a:\n- {red|blue}\n- foggy: very  # note\n- fine\n"
+    file.write_text(before, "utf-8")
+    (folder / "broken.yaml").write_text("a:\n- @home\n", "utf-8")
+    code, out, err = luna_run("lint", folder, "--fix")
+    assert (code, file.read_text("utf-8")) == (1, before)
+    assert "unquoted-braces" not in err
+    assert "+- '{red|blue}'" in err
+    assert "yaml-syntax" in out
+    code, out, err = luna_run("lint", folder, "--fix", "--write")
+    assert code == 0
+    assert file.read_text("utf-8") == "a:\n- '{red|blue}'\n- 'foggy: very'  # note\n- fine\n"
+    assert (folder / "broken.yaml").read_text("utf-8") == "a:\n- '@home'\n"
+    assert "unquoted" not in out
+    assert luna_run("lint", folder, "--write")[0] == 2
+    assert luna_run("--readonly", "lint", folder, "--fix", "--write")[0] == 1
