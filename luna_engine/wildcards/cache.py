@@ -37,6 +37,7 @@ class ParsedCache:
         self._folder = folder or paths.cache_dir() / "wildcards"
         self._stamp = f"{luna_engine.__version__}/{FORMAT}"
         self._is_broken = False
+        self._has_written = False
 
     def read(self, document: Document, data: bytes) -> Content | None:
         """Return what reading these bytes gave before, None if that is not known."""
@@ -75,15 +76,19 @@ class ParsedCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             with paths.atomic_write(path, is_synced=False) as temporary:
                 temporary.write_bytes(_digest(body) + b"\n" + body)
+            self._has_written = True
         except OSError as error:
             self._is_broken = True
             _log.info("the parsed cache cannot be written (%s); files are read each time", error)
 
     def prune(self) -> None:
-        """Remove the oldest half of the entries if there are too many."""
+        """Remove the oldest half of the entries if there are too many; only who wrote one has to look."""
+        if not self._has_written:
+            return
         try:
-            found = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+            found = list(self._folder.glob("*.json"))
             if len(found) > MOST_ENTRIES:
+                found.sort(key=lambda path: path.stat().st_mtime_ns)
                 for path in found[: len(found) // 2]:
                     path.unlink(missing_ok=True)
         except OSError as error:

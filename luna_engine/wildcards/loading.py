@@ -32,6 +32,8 @@ class Loader:
     def build(self, before: Snapshot | None) -> Snapshot:
         """Read what changed and put a new snapshot together, sharing unchanged files."""
         walk = self._walk
+        # A file being edited changes again and again; what it holds is kept when a library begins with it.
+        cache = self._cache if before is None else None
         loaded: list[tuple[files.Entry, Document]] = []
         for entry in walk.entries:
             key = (entry.root, entry.relative)
@@ -41,7 +43,7 @@ class Loader:
             if known is not None and before is not None and before.entries[key] == entry and is_clean:
                 loaded.append((entry, known))
                 continue
-            document = files.open_document(entry, self._last_good.get(key), overlay, self._cache)
+            document = files.open_document(entry, self._last_good.get(key), overlay, cache)
             if document.is_read and not document.content.is_stale and document.content.top is not None:
                 self._last_good[key] = document.content
             loaded.append((entry, document))

@@ -167,8 +167,19 @@ def test_a_file_broken_as_it_once_was_keeps_its_last_good_version(folder: Path) 
     assert "yaml-syntax" in [found.code for found in library.diagnostics]
 
 
-def test_old_entries_are_pruned(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_entries_are_pruned_by_who_writes_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state(folder)
     monkeypatch.setattr(cache, "MOST_ENTRIES", 2)
-    ParsedCache().prune()
+    WildcardLibrary.load(folder)
+    assert len(entries()) == 3
+    (folder / "plain.yaml").write_text(PLAIN + "# more\n", "utf-8")
+    WildcardLibrary.load(folder)
     assert len(entries()) == 2
+
+
+def test_edits_of_a_live_library_are_not_kept(folder: Path) -> None:
+    library = WildcardLibrary.load(folder)
+    known = entries()
+    (folder / "plain.yaml").write_text(PLAIN + "# more\n", "utf-8")
+    assert library.refresh()
+    assert entries() == known
