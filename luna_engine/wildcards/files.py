@@ -167,7 +167,11 @@ def _unreadable(file: str, error: OSError) -> Diagnostic:
 
 
 def open_document(
-    entry: Entry, last_good: Content | None, overlay: str | None, cache: ParsedCache | None = None
+    entry: Entry,
+    last_good: Content | None,
+    overlay: str | None,
+    cache: ParsedCache | None = None,
+    profile: Profile = Profile.NATIVE,
 ) -> Document:
     """Return the document of a file: YAML and JSON read now, txt at first use.
 
@@ -176,6 +180,7 @@ def open_document(
         last_good: what the file held when it last parsed; it stays, with the new problem, if the file is broken.
         overlay: an editor's unsaved text that lies over the file.
         cache: where parsed files are kept, None to read the file in any case.
+        profile: that of the file's root.
     """
 
     def read(document: Document) -> Content:
@@ -183,7 +188,9 @@ def open_document(
             data = overlay.encode("utf-8", "surrogatepass") if overlay is not None else _read_bytes(entry)
         except OSError as error:
             return Content(last_good.top if last_good else None, (_unreadable(entry.relative, error),))
-        if cache is None or overlay is not None or document.kind is Kind.TXT:
+        if document.kind is Kind.TXT:
+            return read_txt(document, data, can_weigh=profile is not Profile.DYNAMICPROMPTS)
+        if cache is None or overlay is not None:
             return read_content(document, data, last_good)
         known = cache.read(document, data)
         if known is None:
@@ -205,9 +212,7 @@ def _read_bytes(entry: Entry) -> bytes:
 
 
 def read_content(document: Document, data: bytes, last_good: Content | None) -> Content:
-    """Read the bytes of a file; a file whose parser stops gives its last good version, or nothing."""
-    if document.kind is Kind.TXT:
-        return read_txt(document, data)
+    """Read the bytes of a YAML or JSON file; one whose parser stops gives its last good version, or nothing."""
     digest = hashlib.blake2b(data, digest_size=16).digest
     top = read_rows(document, data) if document.kind is not Kind.JSON else None
     if top is not None:

@@ -32,7 +32,15 @@ class Lines(Sequence[Item]):
 
     is_long = True
 
-    def __init__(self, owner: ItemList, data: bytes, starts: array[int], numbers: array[int] | None) -> None:
+    def __init__(
+        self,
+        owner: ItemList,
+        data: bytes,
+        starts: array[int],
+        numbers: array[int] | None,
+        *,
+        can_weigh: bool = True,
+    ) -> None:
         self._owner = owner
         self._data = data
         self._starts = starts
@@ -40,7 +48,7 @@ class Lines(Sequence[Item]):
         self._made: dict[int, Item] | None = None
         self._special: array[int] | None = None
         self._digest: bytes | None = None
-        self._has_weights = self._find_weights()
+        self._has_weights = can_weigh and self._find_weights()
         self.micro: array[int] | None = None
         self.bad_weights: list[tuple[int, str]] = []
         if self._has_weights:

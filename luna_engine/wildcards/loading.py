@@ -43,7 +43,9 @@ class Loader:
             if known is not None and before is not None and before.entries[key] == entry and is_clean:
                 loaded.append((entry, known))
                 continue
-            document = files.open_document(entry, self._last_good.get(key), overlay, cache)
+            document = files.open_document(
+                entry, self._last_good.get(key), overlay, cache, self._roots[entry.root].profile
+            )
             if document.is_read and not document.content.is_stale and document.content.top is not None:
                 self._last_good[key] = document.content
             loaded.append((entry, document))

@@ -46,8 +46,9 @@ def parse(text: str, profile: Profile | str = Profile.NATIVE, *, comments: bool 
         comments: drop BOM and comment lines first (templates; items keep every line).
     """
     original, cuts, dropped = text, (), ()  # type: tuple[str, tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]
-    if comments and ("#" in text or text.startswith("\ufeff")):
-        text, cuts, dropped = scan.drop_comments(text)
+    is_peer = Profile(profile) is Profile.DYNAMICPROMPTS
+    if comments and ("#" in text or text.startswith("\ufeff") or (is_peer and "/" in text)):
+        text, cuts, dropped = scan.drop_comments(text, is_dynamicprompts=is_peer)
     if len(text) > MOST_CHARACTERS:
         finding = Finding(
             "limit",

@@ -95,11 +95,21 @@ def running_sums(micro: Sequence[int]) -> tuple[list[int] | None, int]:
     return sums, total
 
 
-def pool_of_lists(lists: Iterable[ItemList], factor: Callable[[Item], int] | None = None) -> Pool:
-    """Return the joint pool of lists, each once, every item with its own weight."""
+def pool_of_lists(
+    lists: Iterable[ItemList], factor: Callable[[Item], int] | None = None, *, is_sorted: bool = False
+) -> Pool:
+    """Return the joint pool of lists, each once, every item with its own weight.
+
+    With ``is_sorted`` (the dynamicprompts profile) items are in code point order and of equal texts the first counts.
+    """
     once = list({id(found): found for found in lists}.values())
     ids = frozenset(id(found) for found in once)
     held = sum(len(found.items) for found in once)
+    if is_sorted:
+        firsts: dict[str, Item] = {}
+        for item in (item for found in once for item in found.items):
+            firsts.setdefault(item.text, item)
+        return make_pool([firsts[text] for text in sorted(firsts)], ids, held, factor)
     if len(once) == 1:
         items = once[0].items
         if isinstance(items, Lines) and factor is None:

@@ -24,14 +24,17 @@ _FIRST_ABOVE_COMMENT = b"$"
 _DOUBTFUL_START = re.compile(rb"\n(?:[\0-#]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2[\x80\x81]|\xe3\x80\x80)")
 
 
-def read_txt(document: Document, data: bytes) -> Content:
-    """Return the content of a txt file: LF, CRLF and CR end a line and nothing else does."""
+def read_txt(document: Document, data: bytes, *, can_weigh: bool = True) -> Content:
+    """Return the content of a txt file: LF, CRLF and CR end a line and nothing else does.
+
+    Without ``can_weigh`` (the dynamicprompts profile) ``n::`` at the start of a line is text.
+    """
     data, diagnostics = to_utf8(data, document.path)
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     found = list(diagnostics)
     owner = ItemList(document, (), 1, 1)
-    items = _find_items(owner, data, found)
+    items = _find_items(owner, data, found, can_weigh=can_weigh)
     owner.items = items
     found += (
         Diagnostic("bad-weight", Severity.WARNING, problem, "write a positive number", document.path, number, 1)
@@ -40,7 +43,7 @@ def read_txt(document: Document, data: bytes) -> Content:
     return Content(owner, tuple(found[:_MOST_DIAGNOSTICS]), digest_of=items.digest)
 
 
-def _find_items(owner: ItemList, data: bytes, problems: list[Diagnostic]) -> Lines:
+def _find_items(owner: ItemList, data: bytes, problems: list[Diagnostic], *, can_weigh: bool) -> Lines:
     """Find where each item begins, comments, blank lines and lines that are too long left out."""
     starts: array[int] = array("I")
     numbers: array[int] | None = None
@@ -61,7 +64,7 @@ def _find_items(owner: ItemList, data: bytes, problems: list[Diagnostic]) -> Lin
                 elif numbers is None:
                     numbers = array("I", range(1, number))
         lines_before += len(lines)
-    return Lines(owner, data, starts, numbers)
+    return Lines(owner, data, starts, numbers, can_weigh=can_weigh)
 
 
 def _blocks(data: bytes) -> Iterator[tuple[int, bytes]]:

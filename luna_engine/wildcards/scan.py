@@ -11,6 +11,10 @@ SAMPLER_SIGNS = frozenset("~@!")
 MOST_NESTED = 100
 
 _COMMENT = re.compile(r"(?:\A|(?<=\n)|(?<=\r)(?!\n))#[^\r\n]*(?:\r\n|\r|\n|\Z)")
+# A whole line, the rest of a line behind a blank and #, or behind // that no colon precedes; /* is closed by a search.
+_PEER_COMMENT = re.compile(
+    r"(?:\A|(?<=\n)|(?<=\r)(?!\n))#[^\r\n]*(?:\r\n|\r|\n|\Z)|(?<=[ \t])#[^\r\n]*|(?<!:)//[^\r\n]*|/\*"
+)
 _BRACES = re.compile(r"[\\{}]")
 _PARENTHESES = re.compile(r"[\\{}()]")
 _TOPS = re.compile(r"[\\{|:$\[\]]")
@@ -19,31 +23,48 @@ _PLAIN_NAME = re.compile(r"[\w \-.+'/\\*]+")
 _NAME_MARKS = frozenset(" -.+'/\\*_")
 
 
-def drop_comments(text: str) -> tuple[str, tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
-    """Drop a leading BOM and the lines whose first column is ``#``, each with its line break.
+def drop_comments(
+    text: str, *, is_dynamicprompts: bool = False
+) -> tuple[str, tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """Drop a leading BOM and the comments: lines whose first column is ``#``, each with its line break.
+
+    With ``is_dynamicprompts`` also `` #`` and ``//`` (not behind a colon) to the line's end, and ``/* */``.
 
     Returns:
         The rest; (offset in the rest, offset in ``text``) pairs behind each cut; the (start, end) of each comment
-        in ``text``.
+        line in ``text``.
     """
+    start = 1 if text.startswith("\ufeff") else 0
+    lines = [
+        (found.start() + start, found.end() + start) for found in _COMMENT.finditer(text[start:] if start else text)
+    ]
+    spans = _peer_comments(text, start) if is_dynamicprompts else lines
     pieces: list[str] = []
-    cuts: list[tuple[int, int]] = []
-    comments: list[tuple[int, int]] = []
-    kept_to = 1 if text.startswith("\ufeff") else 0
-    length = 0
-    if kept_to:
-        cuts.append((0, 1))
-    start = kept_to
-    body = text[kept_to:] if kept_to else text
-    for found in _COMMENT.finditer(body):
-        begin, end = found.start() + start, found.end() + start
+    cuts: list[tuple[int, int]] = [(0, 1)] if start else []
+    kept_to, length = start, 0
+    for begin, end in spans:
         pieces.append(text[kept_to:begin])
         length += begin - kept_to
         kept_to = end
         cuts.append((length, end))
-        comments.append((begin, end))
     pieces.append(text[kept_to:])
-    return "".join(pieces), tuple(cuts), tuple(comments)
+    return "".join(pieces), tuple(cuts), () if is_dynamicprompts else tuple(lines)
+
+
+def _peer_comments(text: str, start: int) -> list[tuple[int, int]]:
+    """Return the spans of comments as dynamicprompts writes them; what is never closed is text."""
+    spans: list[tuple[int, int]] = []
+    at, can_close = start, True
+    while (found := _PEER_COMMENT.search(text, at)) is not None:
+        begin, at = found.start(), found.end()
+        if found[0] == "/*":
+            close = text.find("*/", at) if can_close else -1
+            can_close = close >= 0
+            if not can_close:
+                continue
+            at = close + 2
+        spans.append((begin, at))
+    return spans
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,14 +98,15 @@ class Snapshot:
         found = self._pools.get(key)
         if found is None:
             lists = target_lists(target, self.index, templates=templates)
-            found = self._pools[key] = pool_of_lists(lists, self._factor())
+            found = self._pools[key] = pool_of_lists(lists, self._factor(), is_sorted=self._is_sorted(lists))
         return found
 
     def glob(self, pattern: str) -> Pool | None:
         """Return the joint pool of the lists a pattern matches, None if it matches none."""
         if pattern not in self._globs:
             lists = self.matching(pattern)
-            self._globs[pattern] = pool_of_lists(lists, self._factor()) if lists else None
+            is_sorted = self._is_sorted(lists)
+            self._globs[pattern] = pool_of_lists(lists, self._factor(), is_sorted=is_sorted) if lists else None
         return self._globs[pattern]
 
     @property
@@ -121,6 +122,11 @@ class Snapshot:
         """The rules if they hold groups of weights, which count whether rules were asked for or not."""
         rules = self.rules
         return rules if rules is not None and rules.groups else None
+
+    def _is_sorted(self, lists: list[ItemList]) -> bool:
+        """Tell whether lists come from a root that is read as dynamicprompts reads it."""
+        profiles = {self.roots[found.document.root].profile for found in lists}
+        return Profile.DYNAMICPROMPTS in profiles
 
     def _factor(self) -> Callable[[Item], int] | None:
         groups = self.weight_groups

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from luna_engine.wildcards import WildcardLibrary
+import pytest
+
+from luna_engine.wildcards import Profile, Root, WildcardLibrary
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -109,3 +111,37 @@ def test_a_change_of_a_hidden_file_changes_the_fingerprint_of_what_reads_it(tmp_
     assert library.refresh()
     assert library.fingerprint("{scene}") != before
     assert library.expand("{scene}").text == "cloudy"
+
+
+def test_a_root_read_as_dynamicprompts_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "moods.txt").write_text("soft\n2::grim\ncalm\nsoft\n", "utf-8")
+    (tmp_path / "all.yaml").write_text("a: [pear, 3::fig]\nb: [fig, ash]\n", "utf-8")
+    peer = WildcardLibrary.load(Root(tmp_path, profile=Profile.DYNAMICPROMPTS))
+    assert [item.text for item in peer.items("moods")] == ["2::grim", "calm", "soft"]
+    assert [item.text for item in peer.items("all")] == ["ash", "fig", "pear"]
+    assert [choice.probability for choice in peer.expand("__all/a__", 4).choices] in ([0.75], [0.25])
+    native = WildcardLibrary.load(tmp_path)
+    assert [item.text for item in native.items("moods")] == ["soft", "grim", "calm", "soft"]
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("a # rest\nb", "a \nb"),
+        ("# line\na", "a"),
+        ("a // rest\nb", "a \nb"),
+        ("see http://x.y/z, a#b", "see http://x.y/z, a#b"),
+        ("a /* in\nside */ b /* open", "a  b /* open"),
+        ("/* " * 20_000, "/* " * 20_000),
+        ("{a|a} /* x */ {b", "a  {b"),
+    ],
+)
+def test_comments_as_dynamicprompts_writes_them(template: str, text: str) -> None:
+    result = WildcardLibrary.load().expand(template, 1, profile="dynamicprompts")
+    assert result.text == text
+
+
+def test_places_behind_a_dropped_comment_stay_true() -> None:
+    result = WildcardLibrary.load().expand("a /* x */\n /* y */ __nobody__", 1, profile="dynamicprompts")
+    [found] = [one for one in result.diagnostics if one.code == "unknown-ref"]
+    assert (found.line, found.column) == (2, 10)
