@@ -30,22 +30,22 @@ class Histogram:
 
     bounds: tuple[float, ...]
     total: float = 0.0
-    counts: list[int] = field(default_factory=list)
+    counts: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.counts = self.counts or [0] * (len(self.bounds) + 1)
+        self.counts = self.counts or [0.0] * (len(self.bounds) + 1)
 
-    def add(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect.bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def add(self, value: float, share: float = 1.0) -> None:
+        """Count one value, or this caller's share of one that several report."""
+        self.counts[bisect.bisect_left(self.bounds, value)] += share
+        self.total += value * share
 
     def upper_quantile(self, share: float) -> float | None:
         """Return the bound below which that share of the values lies; None while there are too few to tell."""
         seen = sum(self.counts)
         if seen < _ENOUGH:
             return None
-        reached = 0
+        reached = 0.0
         for bound, count in zip(self.bounds, self.counts, strict=False):
             reached += count
             if reached >= share * seen:
@@ -106,7 +106,7 @@ class Meter:
         batch = record.get("batch") or {}
         with self._lock:
             if batch.get("rows"):
-                self._rows.add(batch["rows"])
+                self._rows.add(batch["rows"], 1 / max(1, batch.get("requests") or 1))
             for use in record.get("loras") or ():
                 self._lora_rows[str(use.get("path"))] += 1
             for entry in record.get("downgraded") or ():

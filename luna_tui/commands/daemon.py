@@ -67,6 +67,7 @@ def _each(verb_name: str, names: Iterable[str], act: Callable[[str], dict[str, A
 @click.option("--precision", type=click.Choice(["auto", "fp16", "bf16", "fp32"]), help="Of all models.")
 @click.option("--preload", help="Sets of the settings to load first, separated by commas.")
 @click.option("--threads", type=int, help="CPU threads.")
+@click.option("--metrics-port", type=int, help="HTTP port on loopback for Prometheus.")
 @click.option("--wait", type=click.Choice(WAITS), default="ready", show_default=True, help="Return when it is.")
 @click.option("--timeout", type=float, default=120.0, show_default=True, help="Seconds to wait.")
 def start(names: tuple[str, ...], wait: str, timeout: float, **given: Any) -> int:
@@ -172,7 +173,7 @@ def _status_code(views: tuple[DaemonView, ...], names: tuple[str, ...]) -> int:
     states = {view.state.value for view in views}
     if states & {"failed", "backoff", "crashed"}:
         return 1
-    return 3 if names and states & {"stopped", "unresponsive"} else 0
+    return 3 if names and states & {"stopped", "unresponsive", "orphan"} else 0
 
 
 @verb(group, "supervise")

@@ -300,6 +300,7 @@ def run(tiny: TinyDaemon, kills: int, seed: int, tell: Callable[[str], None] = p
                     seconds = supervisors.kill_one(chance)
             except (WrongError, DaemonError, OSError) as error:
                 tally.wrong.append(f"{victim} at {moment}: {type(error).__name__}: {error}")
+                tell(f"wrong: {tally.wrong[-1]}")
                 if len(tally.wrong) >= 10:
                     break
                 continue
