@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 ANSWER_S = 20.0
+PATIENCE_S = 120.0
 CANARY_EVERY = 1000
 WARM_SHARE = 0.1
 BARRIER = 2**40
@@ -168,7 +169,15 @@ class Canary:
         return self._set
 
     def _load(self) -> str:
-        return self._client.load_model([Part("l", id=PART_ID), Part("vae", id=PART_ID)]).set
+        """Load the set; on a shared machine others may have all the memory for a while."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return self._client.load_model([Part("l", id=PART_ID), Part("vae", id=PART_ID)]).set
+            except DaemonError as error:
+                if error.code != "out-of-memory" or time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
 
     def _encode(self) -> bytes:
         items = [TokenItem({"l": TokenRows((77,), "ids")})]
