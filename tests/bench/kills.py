@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from luna_daemon import control, identity, platform
+from luna_daemon import control, identity, platform, restart_memory
 from luna_daemon.client import DaemonClient
 from luna_daemon.identity import DaemonPlaces
 from luna_daemon.protocol import Part
@@ -256,6 +256,8 @@ class SupervisorKills:
             time.sleep(0.3)  # it must have seen the daemon ready, or the end counts as that of a start
             os.kill(found.pid, signal.SIGKILL)
             killed = time.monotonic()
+            # A daemon whose end no supervisor saw is shown as crashed and waits for a person; that is another case.
+            wait_for(lambda: restart_memory.read(NAME).state == "backoff", "the first supervisor's back-off")
             time.sleep(chance.uniform(0.0, 0.5))
         finally:
             self._end(first)
