@@ -15,7 +15,6 @@ import psutil
 
 import luna_engine
 from luna_daemon import process_exits, transport
-from luna_daemon.fields import plain
 from luna_daemon.frames import Limits, WireTensor
 from luna_daemon.lanes import EngineLane
 from luna_daemon.memory_messages import Lease, Leased
@@ -107,7 +106,7 @@ class DaemonService:
         self.exit_reason = "asked"
         self.failure: BaseException | None = None
         self._ready = threading.Event()
-        runs = EngineLane(engine, self._tell_models, self._device_lost)
+        runs = EngineLane(engine, self.watch.changed, self._device_lost)
         self._lanes = {
             Lane.DEVICE: Executor("device", runs, self._start_engine, self._engine_failed, self._bring),
             Lane.LOAD: Executor("load", runs, self._wait_ready),
@@ -207,21 +206,6 @@ class DaemonService:
             timer = threading.Timer(NO_WAIT_S, lambda: job.client.refuse_wait(job))  # type: ignore[attr-defined]  # clients are connections
             timer.daemon = True
             timer.start()
-
-    def _tell_models(self, command: str, reply: Any) -> None:
-        """Publish what a command changed about models and LoRAs."""
-        topic = {"load_model": "model", "unload_model": "model", "lora_put": "lora", "lora_drop": "lora"}.get(command)
-        if topic is None:
-            return
-        facts = {
-            name: plain(value)
-            for name in ("set", "bytes", "place", "freed_bytes", "kept", "hash")
-            if (value := getattr(reply, name, None)) is not None
-        }
-        event = {"load_model": "loaded", "unload_model": "unloaded", "lora_put": "put", "lora_drop": "dropped"}[command]
-        self.watch.events.publish(topic, event, facts)
-        for name in getattr(reply, "evicted", ()):
-            self.watch.events.publish(topic, "evicted", {"set": name})
 
     def _bring(self, job: Job, set_id: str) -> None:
         """Have the loader read a set that had to leave memory; the request goes on when it is there."""

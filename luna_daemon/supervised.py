@@ -29,7 +29,7 @@ PING_WHILE_STARTING_S = 0.2
 MISSES_MAX = 3
 START_LIMIT_S = 30.0
 LADDER_S = 10.0
-ORPHAN_AFTER_S = 5.0
+ORPHAN_EVERY_S = 5.0
 _SAME_END_S = 2.0  # a supervisor notes an end a little after the daemon did
 _DOWN = frozenset({"stopped", "crashed", "backoff", "failed"})
 _STAGES = ("drain", "terminate", "kill")
@@ -189,12 +189,12 @@ class Supervised:
             self._adopt()
 
     def _find_orphan(self) -> bool:
-        """Look now and then for a process that has the lock and no identity; the first look only begins the wait."""
+        """Look now and then for a process that has had the lock for a while, and no identity."""
         now = self._clock.monotonic()
         if now < self._next_orphan_look:
             return False
-        is_first, self._next_orphan_look = self._next_orphan_look == 0.0, now + ORPHAN_AFTER_S
-        found = None if is_first else self._world.orphan(self.name)
+        self._next_orphan_look = now + ORPHAN_EVERY_S
+        found = self._world.orphan(self.name)
         if found is None:
             return False
         self._forget_run()

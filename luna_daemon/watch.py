@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luna_daemon.events import EventBoard
+from luna_daemon.fields import plain
 from luna_daemon.messages import Downgrade
 from luna_daemon.meter import Meter
 
@@ -25,6 +26,14 @@ PULSE_S = 1.0
 STALLED_S = 60.0
 STALLED_TIMES = 5.0
 DOWNGRADES_KEPT = 10
+_CHANGES = {
+    "load_model": ("model", "loaded"),
+    "unload_model": ("model", "unloaded"),
+    "free": ("model", "freed"),
+    "lora_put": ("lora", "put"),
+    "lora_drop": ("lora", "dropped"),
+}
+_FACTS = ("set", "bytes", "place", "freed_bytes", "kept", "moved", "hash", "in_use")
 _log = logging.getLogger("luna.watch")
 
 
@@ -77,6 +86,17 @@ class Watch:
             for entry in did.get("downgraded") or ():
                 self.downgraded(Downgrade(str(entry["from"]), str(entry["to"]), str(entry["reason"])))
         self.events.publish("request", "end", facts)
+
+    def changed(self, command: str, reply: Any) -> None:
+        """Tell what a command changed about models and LoRAs, if it is one that does."""
+        if command not in _CHANGES:
+            return
+        topic, event = _CHANGES[command]
+        told = getattr(reply, "entry", reply)  # of a LoRA: its row
+        facts = {name: plain(value) for name in _FACTS if (value := getattr(told, name, None)) is not None}
+        self.events.publish(topic, event, facts)
+        for name in getattr(reply, "evicted", ()):
+            self.events.publish(topic, "evicted", {"set": name})
 
     def downgraded(self, what: Downgrade) -> None:
         """Remember and tell that something other than asked was done."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from luna_engine.settings import DaemonInstance
 
 
+ORPHAN_AFTER_S = 5.0
+
+
 class Clock(Protocol):
     """Time, so that tests may own it."""
 
@@ -53,7 +56,10 @@ class World(Protocol):
         ...
 
     def orphan(self, name: str) -> Process | None:
-        """Return the process that holds a daemon's lock without an identity by which it could be reached."""
+        """Return the process that holds a daemon's lock without an identity by which it could be reached.
+
+        One that has just begun is none: a daemon takes its lock a moment before it writes its identity.
+        """
         ...
 
     def launch(self, name: str, instance: DaemonInstance) -> Process:
@@ -123,12 +129,15 @@ class RealWorld:
         places.identity.unlink(missing_ok=True)
 
     def orphan(self, name: str) -> Process | None:
-        """Return the process that holds a daemon's lock without an identity by which it could be reached."""
+        """Return the process that holds a daemon's lock without an identity by which it could be reached.
+
+        One that has just begun is none: a daemon takes its lock a moment before it writes its identity.
+        """
         lock = platform.FileLock(DaemonPlaces(name).lock)
         pid = lock.holder()
         began = None if pid is None else platform.create_time(pid)
-        if pid is None or began is None or pid == os.getpid():
-            return None  # who held it last is dead: not worth a look, which would hold the lock for a moment
+        if pid is None or began is None or pid == os.getpid() or time.time() - began < ORPHAN_AFTER_S:
+            return None  # mostly dead: not worth a look, which would hold the lock for a moment
         if lock.acquire():
             lock.release()
             return None

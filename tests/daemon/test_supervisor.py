@@ -347,13 +347,16 @@ def test_a_silent_daemon_is_shown_as_unresponsive_and_comes_back(monkeypatch: py
 
 
 def test_a_daemon_that_lost_its_identity_is_found_by_its_lock_and_left_alone(
-    start_daemon: Callable[..., WireDaemon],
+    start_daemon: Callable[..., WireDaemon], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon = start_daemon()
     kept = DaemonPlaces("wire").identity.read_bytes()
     world = RealWorld(COMMAND)
     assert world.orphan("nobody") is None
     DaemonPlaces("wire").identity.unlink()
+    monkeypatch.setattr("luna_daemon.world.ORPHAN_AFTER_S", 3600.0)
+    assert world.orphan("wire") is None, "one that starts has the lock a moment before its identity"
+    monkeypatch.setattr("luna_daemon.world.ORPHAN_AFTER_S", 0.0)
     found = world.orphan("wire")
     assert found is not None
     assert found.pid == daemon.process.pid

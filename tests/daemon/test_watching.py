@@ -67,6 +67,16 @@ def test_a_subscriber_sees_requests_begin_and_end_with_trace_and_times_and_witho
     assert "private" not in str((start, end))
 
 
+def test_loras_that_come_and_go_are_told_by_their_hash(wire: WireDaemon) -> None:
+    watcher, worker = wire.client(), wire.client()
+    watcher.subscribe(["lora"])
+    worker.lora_put(b"blob", hash="ab" * 32)
+    worker.lora_drop(all=True)
+    put, dropped = events(watcher, lambda found: len(found) == 2)
+    assert (put.event, put.body["hash"]) == ("put", "ab" * 32)
+    assert (dropped.event, "freed_bytes" in dropped.body) == ("dropped", True)
+
+
 def test_every_topic_arrives_that_was_asked_for_and_no_other(wire: WireDaemon) -> None:
     watcher, worker = wire.client(), wire.client()
     watcher.subscribe(["model", "queue", "memory", "log"])
