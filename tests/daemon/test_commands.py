@@ -618,7 +618,13 @@ def wire_tensor(value: int) -> p.WireTensor:
 
 @pytest.mark.parametrize(
     ("service", "name"),
-    [("vae", "encode_tokens"), ("vae", "encode_text"), ("clip", "vae_encode"), ("clip", "vae_decode")],
+    [
+        ("vae", "encode_tokens"),
+        ("vae", "encode_text"),
+        ("vae", "generate"),
+        ("clip", "vae_encode"),
+        ("clip", "vae_decode"),
+    ],
 )
 def test_a_service_sends_what_it_does_not_do_to_the_other_port(
     start_daemon: Callable[..., WireDaemon], service: str, name: str
