@@ -14,7 +14,6 @@ from luna_tui.screens.ask_number import NumberDialog
 from luna_tui.screens.lists import ListScreen
 from luna_tui.screens.pick import PickDialog
 from luna_tui.screens.steps import StepsDialog
-from luna_tui.screens.wildcard_editor import EditorPane
 from luna_tui.screens.wildcard_rows import reference_to
 from luna_tui.screens.wildcard_samples import SamplesPane
 from luna_tui.widgets.table import Cell, Column, ListTable, Row
@@ -23,6 +22,7 @@ from luna_tui.widgets.tree_table import TreeTable, node_key
 if TYPE_CHECKING:
     from luna_engine.wildcards import Diagnostic, Use
     from luna_tui.backend.wildcards import LibraryView, Wildcards
+    from luna_tui.screens.wildcard_editor import EditorPane
     from luna_tui.screens.wildcard_files import FileEditors
     from luna_tui.widgets.samples import Samples
 
@@ -42,6 +42,9 @@ class WildcardActions(ListScreen):
     """Handlers of screen 4."""
 
     view: LibraryView | None
+    library_tree: TreeTable
+    editor: EditorPane
+    samples: SamplesPane
 
     class UsesFound(Message):
         """Where an address is used."""
@@ -59,24 +62,9 @@ class WildcardActions(ListScreen):
         raise NotImplementedError
 
     @property
-    def library_tree(self) -> TreeTable:
-        """The tree."""
-        return self.query_one(TreeTable)
-
-    @property
-    def editor(self) -> EditorPane:
-        """The editor pane."""
-        return self.query_one(EditorPane)
-
-    @property
     def files(self) -> FileEditors:
         """The open files."""
         return self.editor.files
-
-    @property
-    def samples(self) -> SamplesPane:
-        """The samples pane."""
-        return self.query_one(SamplesPane)
 
     @property
     def problem_list(self) -> ListTable:

@@ -41,6 +41,13 @@ class DraftKeeper(Widget):
             super().__init__()
             self.drafts = drafts
 
+    class Failed(Message):
+        """A draft could not be written, read or removed."""
+
+        def __init__(self, reason: str) -> None:
+            super().__init__()
+            self.reason = reason
+
     def __init__(self, port: Callable[[], Wildcards], files: Callable[[], FileEditors]) -> None:
         super().__init__()
         self._port = port
@@ -85,9 +92,14 @@ class DraftKeeper(Widget):
             try:
                 work()
             except (LunaError, OSError) as error:
-                self.app.call_from_thread(self.luna.toast, f"no draft is kept: {error}", "warning")
+                self.post_message(self.Failed(str(error)))
 
         self.run_worker(run, thread=True, group=name, exclusive=True, exit_on_error=False, name=name)
+
+    def on_draft_keeper_failed(self, message: DraftKeeper.Failed) -> None:
+        """Say that nothing is kept."""
+        message.stop()
+        self.luna.toast(f"no draft is kept: {message.reason}", "warning")
 
     # -- offering
 

@@ -65,14 +65,17 @@ class EditorPane(Pane):
         self._back: list[Spot] = []
         self._pause: Timer | None = None
         self._closed_before = 0
+        # Held, not queried for: a timer may fire while the application closes and the parts are gone already.
+        self.completions = Completions()
+        self.files = FileEditors(port, self.completions, id="files")
+        self.drafts = DraftKeeper(port, lambda: self.files)
 
     def compose(self) -> ComposeResult:
         """Yield files, completions and the find bar."""
-        completions = Completions()
-        yield FileEditors(self._port, completions, id="files")
-        yield completions
+        yield self.files
+        yield self.completions
         yield Input(placeholder="find: enter next, shift+tab back, esc closes", id="find")
-        yield DraftKeeper(self._port, lambda: self.files)
+        yield self.drafts
 
     def on_mount(self) -> None:
         """Hide the find bar."""
@@ -82,21 +85,6 @@ class EditorPane(Pane):
     def luna(self) -> LunaApp:
         """The application, typed."""
         return cast("LunaApp", self.app)
-
-    @property
-    def files(self) -> FileEditors:
-        """The open files."""
-        return self.query_one(FileEditors)
-
-    @property
-    def drafts(self) -> DraftKeeper:
-        """The keeper of drafts."""
-        return self.query_one(DraftKeeper)
-
-    @property
-    def completions(self) -> Completions:
-        """The list under the editor."""
-        return self.query_one(Completions)
 
     @property
     def buffer(self) -> Buffer | None:

@@ -1,6 +1,6 @@
 """The files open in the editor of screen 4: read and written in workers; unsaved text is never lost unasked.
 
-Drafts, conflicts and the user's own editor are `luna_tui.screens.wildcard_rescue`'s.
+Drafts are `luna_tui.screens.wildcard_drafts`', what stands round the text is `luna_tui.screens.wildcard_editor`'s.
 """
 
 from __future__ import annotations

@@ -89,23 +89,18 @@ class SamplesPane(Pane):
         self._drawn_for = ""
         self._is_drawing = False
         self._draw_again = False
+        # Held, not queried for: a timer may fire while the application closes and the parts are gone already.
+        self.samples = Samples()
+        self.prompt = Input(placeholder="prompt> (empty: the address under the cursor)", id="prompt")
+        self._odds = Odds("", id="odds")
+        self._combinations = Static("", id="combinations")
 
     def compose(self) -> ComposeResult:
         """Yield samples, odds, number of combinations and prompt."""
-        yield Samples()
-        yield Odds("", id="odds")
-        yield Static("", id="combinations")
-        yield Input(placeholder="prompt> (empty: the address under the cursor)", id="prompt")
-
-    @property
-    def samples(self) -> Samples:
-        """The list of samples."""
-        return self.query_one(Samples)
-
-    @property
-    def prompt(self) -> Input:
-        """The field for a prompt of one's own."""
-        return self.query_one("#prompt", Input)
+        yield self.samples
+        yield self._odds
+        yield self._combinations
+        yield self.prompt
 
     @property
     def template(self) -> str:
@@ -147,7 +142,7 @@ class SamplesPane(Pane):
         self.samples.show(preview)
         self.set_title(title_of_samples(preview, self.profile, len(self.pins), len(self.rerolls)))
         number = "not known" if preview.combinations is None else f"{preview.combinations:,}, exact"
-        self.query_one("#combinations", Static).update(content(f"combinations {number}"))
+        self._combinations.update(content(f"combinations {number}"))
         self._go_on()
         if not self._is_drawing:
             self.ask_odds()
@@ -189,7 +184,7 @@ class SamplesPane(Pane):
         if self.shows_odds:
             width = max(20, self.size.width - 2)
             rows = max(3, min(_MOST_ODDS, self.size.height // 2 - 3))
-            self.query_one(Odds).show(message.title, message.sites, width, rows)
+            self._odds.show(message.title, message.sites, width, rows)
 
     def on_resize(self) -> None:
         """Show as many odds as there is room for now."""
@@ -203,7 +198,7 @@ class SamplesPane(Pane):
     def turn_odds(self) -> None:
         """Show or hide the odds."""
         self.shows_odds = not self.shows_odds
-        self.query_one(Odds).display = self.shows_odds
+        self._odds.display = self.shows_odds
         self.ask_odds()
 
     def ask_steps(self) -> None:

@@ -62,6 +62,9 @@ class WildcardsScreen(WildcardActions, LunaScreen):
         self._is_watching = False
         self._typing: Timer | None = None
         self._linting: Timer | None = None
+        self.library_tree = TreeTable(id="library-tree")
+        self.editor = EditorPane(lambda: self.port)
+        self.samples = SamplesPane(lambda: self.port, self.subject, self.overlay)
 
     # -- composition
 
@@ -69,9 +72,9 @@ class WildcardsScreen(WildcardActions, LunaScreen):
         """Yield tree, editor, samples and problems."""
         with Horizontal(id="upper"):
             with Pane(id="tree", title="tree"):
-                yield TreeTable(id="library-tree")
-            yield EditorPane(lambda: self.port)
-            yield SamplesPane(lambda: self.port, self.subject, self.overlay)
+                yield self.library_tree
+            yield self.editor
+            yield self.samples
         with Pane(id="problems", title="problems"):
             yield ListTable(PROBLEM_COLUMNS, id="problem-list", empty="no problems")
 

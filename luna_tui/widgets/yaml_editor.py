@@ -139,9 +139,15 @@ class YamlEditor(TextArea):
             self.replace(fix.text, (row, fix.column - 1), (row, fix.end_column - 1))
 
     def accept(self, completion: Completion) -> None:
-        """Put a completion of the current line in; its offsets count from the line's start."""
-        row, _ = self.cursor_location
-        self.replace(completion.text, (row, completion.start), (row, completion.end))
+        """Put a completion of the current line in; its offsets count from the line's start.
+
+        More may have been typed since it was asked for: that is replaced too, unless it no longer fits.
+        """
+        row, column = self.cursor_location
+        typed = self.document.get_line(row)[completion.start : column]
+        if column < completion.start or typed.strip().casefold() not in completion.text.casefold():
+            return
+        self.replace(completion.text, (row, completion.start), (row, column))
         self.move_cursor((row, completion.start + len(completion.text)))
 
     def on_key(self, event: events.Key) -> None:

@@ -1,5 +1,7 @@
 """Export every screen of the application as SVG: ``python -m tests.tui.screenshots --models DIR``.
 
+``--only wildcards`` takes the picture of that screen alone.
+
 Nothing is staged: real daemons serve the models that ``luna demo-models DIR`` wrote, one is killed until it backs off,
 a client encodes, a conversion runs. Only the GPU screen shows the recorded scene of `luna_tui.backend.scenes`, so that
 a machine without cards can take the picture. LUNA_HOME is a temporary folder.
@@ -24,6 +26,7 @@ from luna_tui.app import LunaApp
 from luna_tui.backend import scenes
 from luna_tui.backend.fake import FakeBackend
 from luna_tui.backend.local import LocalBackend
+from luna_tui.widgets.samples import Samples
 from luna_tui.widgets.table import ListTable
 
 if TYPE_CHECKING:
@@ -180,9 +183,8 @@ async def live() -> None:
             await shoot(pilot, "events", 28, "6")
             await shoot(pilot, "links", 22, "5")
             await shoot(pilot, "daemon-form", 25, "1", "c")
-            await pilot.press("escape", "4", "j", "j", "enter")
-            await pilot.pause(1.0)
-            await shoot(pilot, "wildcards", 36)
+            await pilot.press("escape")
+            await wildcards(pilot)
             await pilot.press("alt+3")
             await conversion(pilot)
             await shoot(pilot, "weights", 24)
@@ -190,6 +192,25 @@ async def live() -> None:
             if client is not None:
                 client.close()
             house.stop()
+
+
+async def wildcards(pilot: Pilot[None]) -> None:
+    """Open a file of the bundled library, with choices and odds beside it."""
+    await pilot.resize_terminal(WIDTH, 36)
+    await pilot.press("alt+4")
+    await until(pilot, lambda: any(found.sample for found in pilot.app.screen.query(Samples)), "samples")
+    await pilot.press("j", "j", "enter")
+    await until(pilot, lambda: pilot.app.screen.query("YamlEditor"), "the editor")
+    await settled(pilot)
+    await pilot.press("escape", "tab", "tab", "c", "b", "j", "j")
+    await settled(pilot)
+    save(pilot.app, "wildcards")  # type: ignore[arg-type]  # the pilot knows no more than App
+
+
+async def wildcards_alone() -> None:
+    app = LunaApp(LocalBackend(settings.load()), start="wildcards")
+    async with app.run_test(size=(WIDTH, 36)) as pilot:
+        await wildcards(pilot)
 
 
 async def recorded() -> None:
@@ -201,13 +222,20 @@ async def recorded() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, required=True, help="a folder that luna demo-models wrote")
+    parser.add_argument("--models", type=Path, help="a folder that luna demo-models wrote")
+    parser.add_argument("--only", choices=["wildcards"], help="this picture alone, which needs no models")
     options = parser.parse_args()
+    if options.models is None and options.only is None:
+        parser.error("--models is needed for all pictures")
     with tempfile.TemporaryDirectory(prefix="luna-") as home:
+        os.environ |= {"LUNA_HOME": home, "TZ": "UTC"}
+        time.tzset()
+        if options.only:
+            asyncio.run(wildcards_alone())
+            return
         models = Path(home) / "models"  # the pictures name no folder of this machine
         models.symlink_to(options.models.resolve(), target_is_directory=True)
-        os.environ |= {"LUNA_HOME": home, "TZ": "UTC", "LUNA_MODELS": str(models)}
-        time.tzset()
+        os.environ["LUNA_MODELS"] = str(models)
         asyncio.run(live())
         asyncio.run(recorded())
 

@@ -290,7 +290,7 @@ async def test_a_draft_survives_a_crash_and_is_gone_after_a_save(tui: Any, pilot
         await until(again, lambda: not left.exists())
         assert len(list(folder_of_drafts.glob("*.json"))) == 1, "the draft is this process's own now"
         await again.press("ctrl+z")
-        assert editor_of(again).text == HATS
+        await until(again, lambda: editor_of(again).text == HATS)
     backend.wildcards.close()
 
 
@@ -345,14 +345,12 @@ async def test_steps_walk_a_sample(pilot: Pilot[None], tui: Any) -> None:
     shown(pilot).focus()
     await pilot.press("S")
     await until(pilot, lambda: isinstance(pilot.app.screen, StepsDialog))
-    assert "{hats:hats.flat} x {sub/mood}" in tui.text(pilot.app)
+    await until(pilot, lambda: "{hats:hats.flat} x {sub/mood}" in tui.text(pilot.app))
     await pilot.press("right")
-    await tui.settled(pilot)
+    await until(pilot, lambda: "50 %, 1 of 2" in tui.text(pilot.app))
     assert "x {sub/mood}" in tui.text(pilot.app)
-    assert "50 %, 1 of 2" in tui.text(pilot.app)
     await pilot.press("end")
-    await tui.settled(pilot)
-    assert "step 2 of 2" in tui.text(pilot.app)
+    await until(pilot, lambda: "step 2 of 2" in tui.text(pilot.app))
     await pilot.press("escape")
 
 
