@@ -8,13 +8,12 @@ that every program must agree with to the last character and choice, does the wo
 from __future__ import annotations
 
 import bisect
-import re
 from typing import TYPE_CHECKING, Any
 
 from luna_engine.wildcards.expansion import ChoiceKind
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import Kind
-from luna_engine.wildcards.parser import is_plain
+from luna_engine.wildcards.parser import is_plain, match_lone_name
 from luna_engine.wildcards.picks import distinct, lone_part
 from luna_engine.wildcards.pools import running_sums
 from luna_engine.wildcards.recursion import recursion_room
@@ -48,9 +47,6 @@ MOST_ITEM = 10_000
 MOST_TEXT = 1_000_000
 _MOST_WEIGHT = 1 << 32
 _A, _B = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-# Letters, digits and single underscores: a name beyond doubt, with nothing else in the text that means anything.
-_TEXT = r"(?:[^\\{<\[$%_]|_(?!_))*"
-_LONE = re.compile(rf"({_TEXT})__([A-Za-z0-9](?:[A-Za-z0-9./\- ]|_(?!_))*(?<![ _]))__((?!_){_TEXT})")
 
 
 class Uncompiled(Exception):  # noqa: N818 - a control-flow signal inside this package, not an error of the API
@@ -128,7 +124,7 @@ class Compiler:
 
     def _lone_reference(self, text: str, document: Document | None) -> Program | None:
         """Compile ``words __name__ words``, which most items with a reference are, without a tree."""
-        found = _LONE.fullmatch(text)
+        found = match_lone_name(text)
         if found is None or document is None:
             return None
         if self._snapshot.roots[document.root].profile is not Profile.NATIVE:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import Kind
-from luna_engine.wildcards.parser import is_plain
+from luna_engine.wildcards.parser import is_plain, match_lone_name
 from luna_engine.wildcards.picks import lone_part
 from luna_engine.wildcards.references import pool_of_reference, read_braces, read_bracket, read_name
 from luna_engine.wildcards.syntax import (
@@ -130,8 +130,16 @@ class Counter:
         """Return the number of ways to expand an item."""
         if is_plain(item.text):
             return 1
-        parsed = self.snapshot.parse_item(item)
         document = item.owner.document if item.owner is not None else None
+        lone = match_lone_name(item.text)
+        if lone is not None and document is not None:
+            target, _ = read_name(lone[2], self.snapshot, document)
+            self.active.append(item)
+            try:
+                return self._target(target) if target is not None else 1
+            finally:
+                self.active.pop()
+        parsed = self.snapshot.parse_item(item)
         variables: dict[str, tuple[Prompt, Parsed, Document | None] | None] = {}
         self.active.append(item)
         try:

@@ -67,6 +67,13 @@ def parse(text: str, profile: Profile | str = Profile.NATIVE, *, comments: bool 
     return Parsed(text, nodes, tuple(findings), cuts, original)
 
 
+# A name beyond doubt (letters, digits, single underscores) in a text that holds nothing else of meaning.
+_TEXT = r"(?:[^\\{<\[$%_]|_(?!_))*"
+match_lone_name = re.compile(
+    rf"({_TEXT})__([A-Za-z0-9](?:[A-Za-z0-9./\- ]|_(?!_))*(?<![ _]))__((?!_){_TEXT})"
+).fullmatch
+
+
 def is_plain(text: str) -> bool:
     """Tell whether nothing in a text can be a construct, so that it needs no tree."""
     return _SPECIAL.search(text) is None

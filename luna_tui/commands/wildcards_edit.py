@@ -69,7 +69,8 @@ def fix(library: WildcardLibrary, found: Iterable[Diagnostic], *, write: bool) -
             apply_edit(edit)
     if write:
         library.refresh()
-    frame.output().note(f"{len(edits)} files {'fixed' if write else 'would be fixed; add --write to do it'}")
+    number = f"{len(edits)} file{'' if len(edits) == 1 else 's'}"
+    frame.output().note(f"{number} fixed" if write else f"{number} would be fixed; add --write to do it")
 
 
 def _check_writable(what: str) -> None:
