@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_engine.errors import LunaError, WildcardError
+from luna_engine.errors import LunaError
 from luna_engine.wildcards import batches, files
 from luna_engine.wildcards.cache import ParsedCache
-from luna_engine.wildcards.chooser import Chooser, Odometer, ScriptedChooser, SeededChooser, digits_of
+from luna_engine.wildcards.chooser import Chooser, ScriptedChooser, SeededChooser
 from luna_engine.wildcards.completion import Completion, complete
 from luna_engine.wildcards.counting import Counter, NeedsWalkError
-from luna_engine.wildcards.diagnostics import Diagnostic, Severity
-from luna_engine.wildcards.drawing import MOST_DRAWS, DrawOptions, Run
+from luna_engine.wildcards.drawing import MOST_DRAWS, DrawOptions
+from luna_engine.wildcards.expanding import expand_long, fingerprint_of, raise_if_asked
 from luna_engine.wildcards.expansion import Batch, Expansion
 from luna_engine.wildcards.files import Root
 from luna_engine.wildcards.loading import Loader
@@ -23,7 +23,6 @@ from luna_engine.wildcards.odds import SiteOdds, probabilities
 from luna_engine.wildcards.ranking import digits_or_none
 from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.rules.links import Links
-from luna_engine.wildcards.rules.staging import draw_ruled
 from luna_engine.wildcards.steps import Step, steps
 from luna_engine.wildcards.syntax import Profile
 from luna_engine.wildcards.traces import choices_of
@@ -34,18 +33,16 @@ from luna_engine.wildcards.watching import Change, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from luna_engine.wildcards.diagnostics import Diagnostic
     from luna_engine.wildcards.model import Item
-    from luna_engine.wildcards.rules.plan import Plan
     from luna_engine.wildcards.rules.records import RuleOptions
     from luna_engine.wildcards.snapshot import Snapshot
 
     PathLike = str | Path | Root
 
 MOST_CASES = 100_000
-MOST_STEPS = 2_000
 MOST_WALK_S = 3.0
 _MISSING = frozenset({"keep", "error", "drop"})
-_FATAL_IF_MISSING = frozenset({"unknown-ref", "empty", "path-escape"})
 
 
 class WildcardLibrary:
@@ -210,12 +207,8 @@ class WildcardLibrary:
         snapshot = snapshot or self.snapshot
         index = seed if index is None else index
 
-        def fingerprint() -> str:
-            fixed = tuple(sorted(parts.items()))
-            digests = [snapshot.fingerprint(text, Profile(profile), rules=rules is not None) for _, text in fixed]
-            given = (missing, variables or {}, pins or {}, reroll or {}, *((rules,) if rules else ()))
-            return batches.digest(fixed, digests, seed, index, *given)
-
+        given = (missing, variables or {}, pins or {}, reroll or {})
+        fingerprint = partial(fingerprint_of, snapshot, parts, seed, index, profile, given, rules)
         has_rules = rules is not None and snapshot.rules is not None
         if chooser is None and not pins and not reroll and most_draws == MOST_DRAWS and not has_rules:
             quick = snapshot.compiler.expand(parts, seed, profile)
@@ -226,28 +219,19 @@ class WildcardLibrary:
                 choices = partial(choices_of, traces)
                 return Expansion(texts.get("", ""), texts, seed, index, choices, (), values, fingerprint, links)
         options = DrawOptions(missing, pins or {}, reroll or {}, draws=most_draws)
-        parsed = {name: snapshot.template(text, Profile(profile)) for name, text in parts.items()}
-
-        def draw_once(odometer: Odometer, options: DrawOptions, plan: Plan | None) -> tuple[Run, dict[str, str]]:
-            made = Run(snapshot, seed, index, chooser or SeededChooser(), options, variables or {}, odometer, plan)
-            return made, {name: made.part(name, tree) for name, tree in parsed.items()}
-
-        def draw(odometer: Odometer) -> tuple[Run, dict[str, str]]:
-            if rules is None or snapshot.rules is None:
-                return draw_once(odometer, options, None)
-            return draw_ruled(snapshot.rules, rules, odometer, options, draw_once)
-
-        with recursion_room():
-            run, texts = _turned(draw, index)
-        diagnostics = dict.fromkeys([*run.reports.all(), *snapshot.problems_of(iter(run.touched))])
-        if run.plan is not None:
-            diagnostics.update(dict.fromkeys(run.plan.relaxations()))
-        values = {name: value.text for name, value in run.variables.items() if value.text is not None}
-        links = None if rules is None else Links() if run.plan is None else run.plan.links
-        result = Expansion(
-            texts.get("", ""), texts, seed, index, run.choices(), tuple(diagnostics), values, fingerprint, links
+        result = expand_long(
+            snapshot,
+            parts,
+            seed,
+            index,
+            profile,
+            chooser or SeededChooser(),
+            options,
+            variables or {},
+            rules,
+            fingerprint,
         )
-        _raise_if_asked(result, strict=strict, missing=missing)
+        raise_if_asked(result, strict=strict, missing=missing)
         return result
 
     def expand_many(
@@ -423,45 +407,3 @@ class WildcardLibrary:
         from luna_engine.wildcards.lint import lint
 
         return lint(self.snapshot, templates)
-
-
-def _turned(draw: Callable[[Odometer], tuple[Run, dict[str, str]]], index: int) -> tuple[Run, dict[str, str]]:
-    """Draw with the sites marked ``!`` at their ``index``-th combination, the last in reading order fastest.
-
-    The first draw tells how many candidates each site has. Where that depends on the digits themselves (sites
-    inside drawn options), the combinations are stepped through.
-    """
-    run, texts = draw(Odometer())
-    sizes = run.odometer.sizes
-    if not sizes:
-        return run, texts
-    run, texts = draw(Odometer(digits_of(index, sizes)))
-    if run.odometer.sizes == sizes:
-        return run, texts
-    seen: list[list[int]] = []
-    digits: list[int] | None = []
-    while digits is not None and len(seen) <= (index if index >= 0 else MOST_STEPS) and len(seen) < MOST_STEPS:
-        seen.append(digits)
-        digits = draw(Odometer(digits))[0].odometer.following()
-    run, texts = draw(Odometer(seen[index % len(seen)]))
-    if digits is not None and len(seen) >= MOST_STEPS:
-        run.reports.note_limit(f"only the first {MOST_STEPS} combinations of the sites marked ! can be stepped through")
-    return run, texts
-
-
-def _raise_if_asked(result: Expansion, *, strict: bool, missing: str) -> None:
-    errors = [found for found in result.diagnostics if found.severity is Severity.ERROR]
-    if missing == "error" and not strict:
-        errors = [found for found in errors if found.code in _FATAL_IF_MISSING]
-    if not errors or not (strict or missing == "error"):
-        return
-    first = errors[0]
-    raise WildcardError(
-        first.code,
-        first.message if len(errors) == 1 else f"{first.message} (and {len(errors) - 1} more)",
-        first.hint,
-        file=first.file,
-        line=first.line,
-        column=first.column,
-        details={"diagnostics": [found.as_dict() for found in result.diagnostics]},
-    )

@@ -24,11 +24,15 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def _hashed(text: str) -> int:
+    data = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+
+
 @functools.lru_cache(maxsize=1 << 16)
 def text_key(text: str) -> int:
     """Return the first 8 bytes, little endian, of BLAKE2b with ``digest_size=8`` over the UTF-8 of ``text``."""
-    data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
+    return _hashed(text)
 
 
 def frame_key(part: str, seed: int) -> int:
@@ -72,7 +76,7 @@ def batch_seed(seed: int, index: int) -> int:
 
 
 def _seed_key(seed: int) -> int:
-    return text_key(f"seed:{decimal(seed)}")
+    return _hashed(f"seed:{decimal(seed)}")  # a seed comes once; keeping it would only push texts out
 
 
 def decimal(number: int) -> str:

@@ -72,7 +72,8 @@ def row(name: str, engine: str, numbers: dict[str, float], luna: dict[str, float
     over = ""
     if luna is not None:
         speed = luna["prompts_s"] / numbers["prompts_s"]
-        over = f"{speed:,.1f} x prompts/s, 1/{numbers['load_s'] / luna['load_s']:,.0f} of the load"
+        ready = [one["load_s"] + one["first_ms"] / 1000 for one in (numbers, luna)]  # some load at the first prompt
+        over = f"{speed:,.1f} x prompts/s, {ready[0] / ready[1]:,.1f} x as soon at the first prompt"
     return (
         f"| {name} | {engine}{note} | {numbers['load_s']:.3f} | {numbers['first_ms']:.1f} "
         f"| {numbers['prompts_s']:,.0f} | {over} |"
@@ -106,9 +107,10 @@ def luna_table(corpora: dict[str, Corpus]) -> str:
     rows = ["| Luna alone | measured | bar |", "|---|---|---|"]
     warm = [measure("luna", corpora["a"], 0.0, "--warm")["load_s"] * 1000 for _ in range(REPEATS)]
     rows.append(f"| warm load of a | {statistics.median(warm):.0f} ms | 100 ms |")
-    for name, bar in (("a", "35"), ("b", "10"), ("c", "50")):
-        held = measure("luna", corpora[name], 0.0, "--memory")
-        rows.append(f"| memory of {name} after the first prompt | {held['held_mb']:.1f} MB | {bar} MB |")
+    for name, when, bar in (("a", "held", "35"), ("b", "loaded", "10"), ("c", "held", "50")):
+        size = measure("luna", corpora[name], 0.0, "--memory")[f"{when}_mb"]
+        moment = "after the first prompt" if when == "held" else "untouched"
+        rows.append(f"| memory of {name} {moment} | {size:.1f} MB | {bar} MB |")
     library = WildcardLibrary.load(corpora["a"].folder)
     template = corpora["a"].template
     calls: dict[str, Callable[[], object]] = {

@@ -9,6 +9,7 @@ IMPACT_PACK_PATH names, with ComfyUI's modules, which the engine itself does not
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 import json
 import os
@@ -85,12 +86,12 @@ ENGINES = {"luna": luna, "dynamicprompts": dynamicprompts, "dynamicprompts-batch
 def warm_imports(engine: str) -> None:
     """Import what an engine needs, so that its load time is that of the corpus alone."""
     if engine == "luna":
-        pass
+        importlib.import_module("luna_engine.wildcards")
     elif engine == "impact":
         impact_module()
     else:
-        import dynamicprompts.generators
-        import dynamicprompts.wildcards  # noqa: F401 - for its side effect
+        importlib.import_module("dynamicprompts.generators")
+        importlib.import_module("dynamicprompts.wildcards")
 
 
 def measure(engine: str, folder: Path, template: str, seconds: float) -> dict[str, float]:
