@@ -25,16 +25,19 @@ if TYPE_CHECKING:
     from luna_daemon.runtime.side_path import Slot
 
 _FP32_BYTES = 4
+_MATCHES_MAX = 1024
 _NOTHING = Recipe()
 _owners = itertools.count()
 
 
 @dataclass(slots=True)
 class LoraShelf:
-    """What all sets of a backend share: the registry, the merged copies, and what makes a recipe hot.
+    """What all sets of a backend share.
 
     Attributes:
-        hot_uses: see `HotRecipes`.
+        registry: keeps the LoRAs.
+        merged: keeps merged copies.
+        new_hot: makes what tells a set's hot recipes.
     """
 
     registry: LoraRegistry
@@ -76,6 +79,7 @@ class SetLoras:
             **extra,
             **{name: tuple(slot.weight.shape) for inside in slots.values() for name, slot in inside.items()},
         }
+        self._matches: dict[str, Match] = {}
         self._owner = next(_owners)
         weakref.finalize(self, self._merged.drop, self._owner)
 
@@ -85,6 +89,15 @@ class SetLoras:
         Raises:
             DaemonError: ``lora-invalid`` for a patch whose shape is another than its weight's.
         """
+        found = self._matches.get(entry.hash)
+        if found is None:
+            found = self._judge(entry)
+            if len(self._matches) >= _MATCHES_MAX:
+                self._matches = {}
+            self._matches[entry.hash] = found
+        return found
+
+    def _judge(self, entry: LoraEntry) -> Match:
         targets = dict.fromkeys(patch.target for patch in entry.patches)
         for patch in entry.patches:
             if patch.target in self._shapes:

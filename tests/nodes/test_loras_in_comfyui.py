@@ -128,6 +128,39 @@ def test_a_stack_on_the_shared_nodes_equals_load_lora(comfy_server: ComfyServer,
             assert_same_effect(found[name], stock[name], plain[name])
 
 
+@pytest.mark.parametrize("is_scheduled", [True, False])
+def test_a_lora_hook_changes_the_text_at_each_keyframe_as_stock_does(
+    comfy_server: ComfyServer,
+    is_scheduled: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    prompt = base()
+    for side in ("ckpt", "tunnel"):
+        prompt |= {
+            f"frame-{side}": node("CreateHookKeyframe", strength_mult=0.25, start_percent=0.5),
+            f"hook-{side}": node("CreateHookLora", lora_name=LORA, strength_model=0.0, strength_clip=1.0),
+            f"timed-{side}": node("SetHookKeyframes", hooks=[f"hook-{side}", 0], hook_kf=[f"frame-{side}", 0]),
+            f"hooked-{side}": node(
+                "SetClipHooks",
+                clip=[side, 1],
+                hooks=[f"timed-{side}", 0],
+                apply_to_conds=True,
+                schedule_clip=is_scheduled,
+            ),
+            f"encode-{side}": node("CLIPTextEncode", text="a boat", clip=[f"hooked-{side}", 0]),
+            f"probe-{side}": node("LunaTestProbe", value=[f"encode-{side}", 0], name=f"hooks-{is_scheduled}-{side}"),
+        }
+    prompt["plain"] = node("CLIPTextEncode", text="a boat", clip=["tunnel", 1])
+    prompt["probe"] = node("LunaTestProbe", value=["plain", 0], name=f"hooks-{is_scheduled}-plain")
+    succeeds(comfy_server.run(prompt))
+    plain = tensors(comfy_server, f"hooks-{is_scheduled}-plain")["0.cond"]
+    stock, found = (tensors(comfy_server, f"hooks-{is_scheduled}-{side}") for side in ("ckpt", "tunnel"))
+    assert found.keys() == stock.keys()
+    conds = [name for name in stock if name.endswith(".cond")]
+    assert len(conds) == (2 if is_scheduled else 1)
+    for name in conds:
+        assert_same_effect(found[name], stock[name], plain)
+
+
 def stacked(entry: str) -> Prompt:
     return {
         "stack": node("LunaTestStack", entries=json.dumps([[entry, 1.0, 1.0]])),
