@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -67,7 +68,8 @@ class Engine:
 
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
-        roots = options.roots if options.roots is not None else find_roots(luna_settings.load())
+        environ = os.environ if options.comfyui is None else {**os.environ, "COMFYUI_PATH": str(options.comfyui)}
+        roots = options.roots if options.roots is not None else find_roots(luna_settings.load(), environ)
         self._files = ModelFiles(roots)
         self._list = FileList(self._files)
         self._uploads = UploadStore()

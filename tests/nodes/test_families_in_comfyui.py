@@ -120,7 +120,7 @@ def test_fluxs_vae_moves_while_a_clip_that_is_not_whole_stays(
     require("diffusion_models/demo-flux.safetensors", "text_encoders/demo-clip_l.safetensors", f"vae/{AE}")
     prompt: Prompt = {
         "model": node("UNETLoader", unet_name="demo-flux.safetensors", weight_dtype="default"),
-        "clip": node("CLIPLoader", clip_name="demo-clip_l.safetensors", type="flux"),
+        "clip": node("CLIPLoader", clip_name="demo-clip_l.safetensors", type="stable_diffusion"),
         "vae": node("VAELoader", vae_name=AE),
         "tunnel": node("LunaCheckpointTunnel", model=["model", 0], clip=["clip", 0], vae=["vae", 0]),
         "status": node("LunaTestProbe", value=["tunnel", 3], name="flux-status"),
