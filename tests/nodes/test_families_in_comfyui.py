@@ -1,4 +1,4 @@
-"""The tunnel and stock nodes on SDXL, SD3 and Flux in real ComfyUI: conditioning and images as without Luna.
+"""The tunnel and stock nodes on SDXL, its refiner and SD3 in real ComfyUI: the same as without Luna.
 
 The demo models for it are large; LUNA_DEMO_MODELS names a folder that has them.
 """
@@ -111,25 +111,3 @@ def test_sd3_without_t5(comfy_server: ComfyServer, require: Callable[..., None])
         )
     compare(comfy_server, prompt, {"sd3": ("encode", 0)})
     assert written(comfy_server, "sd3-status").startswith("[sd3] CLIP added | VAE ")
-
-
-def test_fluxs_vae_moves_while_a_clip_that_is_not_whole_stays(
-    comfy_server: ComfyServer, require: Callable[..., None]
-) -> None:
-    """CLIP-L alone is no text encoding of Flux; the VAE of 16 channels is no matter of it."""
-    require("diffusion_models/demo-flux.safetensors", "text_encoders/demo-clip_l.safetensors", f"vae/{AE}")
-    prompt: Prompt = {
-        "model": node("UNETLoader", unet_name="demo-flux.safetensors", weight_dtype="default"),
-        "clip": node("CLIPLoader", clip_name="demo-clip_l.safetensors", type="stable_diffusion"),
-        "vae": node("VAELoader", vae_name=AE),
-        "tunnel": node("LunaCheckpointTunnel", model=["model", 0], clip=["clip", 0], vae=["vae", 0]),
-        "status": node("LunaTestProbe", value=["tunnel", 3], name="flux-status"),
-        "image": node("EmptyImage", width=64, height=72, batch_size=2, color=0x406080),
-    }
-    for side, vae in (("ckpt", ["vae", 0]), ("tunnel", ["tunnel", 2])):
-        prompt[f"encode-{side}"] = node("VAEEncode", pixels=["image", 0], vae=vae)
-        prompt[f"decode-{side}"] = node("VAEDecode", samples=["encode-ckpt", 0], vae=vae)
-    compare(comfy_server, prompt, {"flux-encode": ("encode", 0), "flux-decode": ("decode", 0)})
-    status = written(comfy_server, "flux-status")
-    assert "CLIP local: component-missing" in status
-    assert "VAE local" not in status
