@@ -91,7 +91,7 @@ class Run:
         self.is_stopped = False
         self.depth = 0
         self.draws = 0
-        self.deadline = time.monotonic() + options.seconds
+        self.deadline = time.monotonic() + options.seconds if plan is None else plan.deadline
 
     def part(self, name: str, parsed: Parsed) -> str:
         """Expand one part of the prompt and return its text."""

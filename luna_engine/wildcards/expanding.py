@@ -55,15 +55,16 @@ def expand_long(
 ) -> Expansion:
     """Expand by walking the syntax trees: every construct, every chooser, every report."""
     parsed = {name: snapshot.template(text, Profile(profile)) for name, text in parts.items()}
+    ruleset = None if rules is None else snapshot.wanted_rules
 
     def draw_once(odometer: Odometer, options: DrawOptions, plan: Plan | None) -> tuple[Run, dict[str, str]]:
         made = Run(snapshot, seed, index, chooser, options, variables, odometer, plan)
         return made, {name: made.part(name, tree) for name, tree in parsed.items()}
 
     def draw(odometer: Odometer) -> tuple[Run, dict[str, str]]:
-        if rules is None or snapshot.rules is None:
+        if rules is None or ruleset is None:
             return draw_once(odometer, options, None)
-        return draw_ruled(snapshot.rules, rules, odometer, options, draw_once)
+        return draw_ruled(ruleset, rules, odometer, options, draw_once)
 
     with recursion_room():
         run, texts = _turned(draw, index)

@@ -209,8 +209,8 @@ class WildcardLibrary:
 
         given = (missing, variables or {}, pins or {}, reroll or {})
         fingerprint = partial(fingerprint_of, snapshot, parts, seed, index, profile, given, rules)
-        has_rules = rules is not None and snapshot.rules is not None
-        if chooser is None and not pins and not reroll and most_draws == MOST_DRAWS and not has_rules:
+        ruleset = None if rules is None else snapshot.wanted_rules
+        if chooser is None and not pins and not reroll and most_draws == MOST_DRAWS and ruleset is None:
             quick = snapshot.compiler.expand(parts, seed, profile)
             if quick is not None:
                 texts, traces = quick

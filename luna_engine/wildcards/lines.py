@@ -101,6 +101,10 @@ class Lines(Sequence[Item]):
             self._special = array("I", (index for index, _ in self._with(SPECIAL)))
         return self._special
 
+    def may_hold(self, word: str) -> bool:
+        """Tell whether a case-folded word may stand in some item; beyond ASCII the answer is yes."""
+        return not word.isascii() or not self._data.isascii() or word.encode() in self._data.lower()
+
     def digest(self) -> bytes:
         """Return a digest of the file's content, taken when first asked for."""
         if self._digest is None:

@@ -16,7 +16,7 @@ from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain, parse
 from luna_engine.wildcards.pools import Pool, pool_of_lists, target_lists
 from luna_engine.wildcards.references import read_braces, read_bracket, read_name
-from luna_engine.wildcards.rules.ruleset import compile_rules
+from luna_engine.wildcards.rules.ruleset import RuleSet, compile_rules, has_demands
 from luna_engine.wildcards.syntax import Braces, Bracket, Parsed, Profile, Wildcard, children
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from luna_engine.wildcards.files import Entry, Root, Walk
     from luna_engine.wildcards.model import Document, Item, ItemList
     from luna_engine.wildcards.references import Trouble
-    from luna_engine.wildcards.rules.ruleset import RuleSet
     from luna_engine.wildcards.syntax import Node
 
 _MOST_TEMPLATES = 2_000
@@ -48,6 +47,7 @@ class Snapshot:
         self._globs: dict[str, Pool | None] = {}
         self._digests: dict[tuple[str, Profile, bool], str] = {}
         self._rules: tuple[RuleSet | None] | None = None
+        self._demands: tuple[RuleSet | None] | None = None
         self.compiler = Compiler(self)
         self.names: dict[tuple[str, int], tuple[Target | None, tuple[Trouble, ...]]] = {}
         self.counts: dict[int, tuple[int, frozenset[str]]] = {}
@@ -98,7 +98,7 @@ class Snapshot:
         found = self._pools.get(key)
         if found is None:
             lists = target_lists(target, self.index, templates=templates)
-            found = self._pools[key] = pool_of_lists(lists, self._factor(), is_sorted=self._is_sorted(lists))
+            found = self._pools[key] = pool_of_lists(lists, self._factor(lists), is_sorted=self._is_sorted(lists))
         return found
 
     def glob(self, pattern: str) -> Pool | None:
@@ -106,7 +106,7 @@ class Snapshot:
         if pattern not in self._globs:
             lists = self.matching(pattern)
             is_sorted = self._is_sorted(lists)
-            self._globs[pattern] = pool_of_lists(lists, self._factor(), is_sorted=is_sorted) if lists else None
+            self._globs[pattern] = pool_of_lists(lists, self._factor(lists), is_sorted=is_sorted) if lists else None
         return self._globs[pattern]
 
     @property
@@ -128,9 +128,21 @@ class Snapshot:
         profiles = {self.roots[found.document.root].profile for found in lists}
         return Profile.DYNAMICPROMPTS in profiles
 
-    def _factor(self) -> Callable[[Item], int] | None:
+    def _factor(self, lists: list[ItemList]) -> Callable[[Item], int] | None:
         groups = self.weight_groups
-        return groups.factor if groups is not None else None
+        if groups is None or not any(groups.has_grouped(found) for found in lists):
+            return None
+        return groups.factor
+
+    @property
+    def wanted_rules(self) -> RuleSet | None:
+        """The rules for an expansion that asks for them; None if neither files nor items demand anything."""
+        if self.rules is not None:
+            return self.rules
+        if self._demands is None:
+            documents = [document for document in self.documents if document.kind is not Kind.TXT]
+            self._demands = (RuleSet([]) if any(map(has_demands, documents)) else None,)
+        return self._demands[0]
 
     def matching(self, pattern: str) -> list[ItemList]:
         """Return the lists whose address fits a glob, with or without the file's name."""

@@ -10,7 +10,7 @@ from luna_engine.wildcards.rules.matching import resolve_target
 from luna_engine.wildcards.seeds import below, site_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from luna_engine.wildcards.pools import Pool
     from luna_engine.wildcards.rules.records import Entry, Spot
@@ -53,14 +53,16 @@ class Effects:
 
 def find_modifiers(rules: RuleSet, picks: Sequence[Pick], effects: Effects) -> None:
     """Note for each pick of one part the texts that modifiers append to it, one a rule at most."""
-    for pick in picks:
-        others = [other for other in picks if other is not pick]
-        for number, modifier in enumerate(rules.modifiers):
-            if not _modifies(modifier, pick, others):
+    for number, modifier in enumerate(rules.modifiers):
+        sources = [pick for pick in picks if _calls(modifier, pick)]
+        if not sources:
+            continue
+        rule = modifier.rule
+        source = rule.source or (rule.tag.text if rule.tag else "")
+        twins = sum(_name(one) == _name(modifier) for one in rules.modifiers[:number])
+        for pick in picks:
+            if not _takes(modifier, pick) or sources == [pick]:  # no pick calls for its own text
                 continue
-            rule = modifier.rule
-            source = rule.source or (rule.tag.text if rule.tag else "")
-            twins = sum(_name(one) == _name(modifier) for one in rules.modifiers[:number])
             key = site_key(pick.reference.site.key + pick.place, f"modifier {source} {rule.target}", twins)
             entry = _weighted(rule.texts, key, 0)
             if entry is not None:
@@ -74,17 +76,19 @@ def _name(modifier: Modifier) -> tuple[str | None, str | None, str]:
     return (rule.source, rule.tag.text if rule.tag else None, rule.target)
 
 
-def _modifies(modifier: Modifier, pick: Pick, others: Iterable[Pick]) -> bool:
+def _calls(modifier: Modifier, pick: Pick) -> bool:
+    """Tell whether a pick is a source of a modifier."""
+    if modifier.tag is not None:
+        return pick.facts.meets(modifier.tag)
+    return modifier.source is not None and covers(modifier.source, pick.facts.address)
+
+
+def _takes(modifier: Modifier, pick: Pick) -> bool:
+    """Tell whether a modifier's text can stand behind a pick."""
     facts = pick.facts
     if not covers(modifier.target, facts.address) or any(facts.meets(needle) for needle in modifier.incompatible):
         return False
-    if modifier.compatible and not any(facts.meets(needle) for needle in modifier.compatible):
-        return False
-    tag, source = modifier.tag, modifier.source
-    return any(
-        (tag is not None and other.facts.meets(tag)) or (source is not None and covers(source, other.facts.address))
-        for other in others
-    )
+    return not modifier.compatible or any(facts.meets(needle) for needle in modifier.compatible)
 
 
 def find_expanders(rules: RuleSet, snapshot: Snapshot, picks: Sequence[Pick], effects: Effects) -> None:

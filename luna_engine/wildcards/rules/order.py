@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from luna_engine.wildcards.seeds import below
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_MOST_REMOVED = 64
+_FEWEST_REMOVED = 64
 
 
 class Order:
@@ -27,6 +28,7 @@ class Order:
         self._sums: Sequence[int] = range(1, size + 1) if sums is None else sums
         self._names: Sequence[int] = range(size)
         self._removed: list[int] = []
+        self._most_removed = max(_FEWEST_REMOVED, math.isqrt(size))
         self._total = self._sums[-1] if size else 0
         self._drawn: list[int] = []
 
@@ -50,7 +52,7 @@ class Order:
         self._drawn.append(self._names[at])
         bisect.insort(removed, at)
         self._total -= sums[at] - (sums[at - 1] if at else 0)
-        if len(removed) >= _MOST_REMOVED:
+        if len(removed) >= self._most_removed:
             self._compact()
 
     def _compact(self) -> None:

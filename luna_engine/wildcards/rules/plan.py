@@ -32,10 +32,11 @@ NEGATIVE = "negative"
 
 @dataclass(slots=True)
 class Plan:
-    """The picks of one expansion, and what the rules make of them."""
+    """The picks of one expansion, and what the rules make of them. All its runs share one ``deadline`` (monotonic)."""
 
     rules: RuleSet
     options: RuleOptions
+    deadline: float
     drawn: dict[int, list[Pick]] = field(default_factory=dict)
     pending: dict[int, Reference] = field(default_factory=dict)
     visited: list[Pick] = field(default_factory=list)
@@ -43,7 +44,6 @@ class Plan:
     effects: Effects | None = None
     links: Links = field(default_factory=Links)
     is_closed: bool = False
-    was_relaxed: bool = False
 
     def begin(self) -> None:
         """Forget the run before; its picks stay."""
@@ -108,8 +108,7 @@ class Plan:
         for part in dict.fromkeys(reference.part for reference in stage):
             before = self.picks_of_part(part)
             references = [reference for reference in stage if reference.part == part]
-            picks, is_kept = draw_stage(self.rules, before, references)
-            self.was_relaxed = self.was_relaxed or not is_kept
+            picks = draw_stage(self.rules, before, references)
             for reference in references:
                 self.drawn[reference.site.key] = [pick for pick in picks if pick.reference is reference]
 
@@ -129,6 +128,8 @@ class Plan:
 
     def relaxations(self) -> list[Diagnostic]:
         """Return a diagnostic for every rule that the finished draw breaks."""
+        if not self.options.constraints:
+            return []
         found: dict[Diagnostic, None] = {}
         for part in dict.fromkeys(pick.reference.part for pick in self.visited):
             for breach, pick in all_breaches(self.picks_of_part(part)):

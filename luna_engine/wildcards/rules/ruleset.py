@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
+from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.linking import covers
 from luna_engine.wildcards.lookup import joined
-from luna_engine.wildcards.model import Branch, Item, ItemList
+from luna_engine.wildcards.model import Branch, Item, ItemList, lists_below
 from luna_engine.wildcards.rules.matching import Needle, blob, item_address, list_address, resolve_path
 
 if TYPE_CHECKING:
@@ -151,7 +152,6 @@ class RuleSet:
     unmet: list[Unmet] = field(default_factory=list)
     _facts: dict[Item, Facts] = field(default_factory=dict)
     _addresses: dict[frozenset[int], tuple[str, ...]] = field(default_factory=dict)
-    _grouped: dict[Item, Group | None] = field(default_factory=dict)
 
     def facts(self, item: Item) -> Facts:
         """Return what rules know of an item, found once."""
@@ -163,8 +163,7 @@ class RuleSet:
     def _make_facts(self, item: Item) -> Facts:
         address = item_address(item)
         tags = self._tags_of(item, address)
-        texts = (*tags, item.item_id if item.item_id is not None else item.text)
-        facts = Facts(item, address, tags, blob(tags), blob(texts))
+        facts = Facts(item, address, tags, blob(tags), blob(self._texts_of(item, tags)))
         facts.sources = tuple(pair for pair in self.pairs if covers(pair.source, address))
         facts.targets = frozenset(pair for pair in self.pairs if covers(pair.target, address))
         facts.contexts = tuple(context for context in self.contexts if covers(context.target, address))
@@ -175,6 +174,11 @@ class RuleSet:
         related = (facts.sources, facts.targets, facts.contexts, facts.whens, facts.states)
         facts.is_bound = any(related) or bool(item.blacklist or item.whitelist)
         return facts
+
+    @staticmethod
+    def _texts_of(item: Item, tags: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what entries may meet: the tags, and the id or for want of one the text."""
+        return (*tags, item.item_id if item.item_id is not None else item.text)
 
     def _tags_of(self, item: Item, address: str) -> tuple[str, ...]:
         """Return an item's own tags, its category file's, and those of tags files from root to leaf."""
@@ -209,13 +213,35 @@ class RuleSet:
         return found.rule.micro if found is not None else _MICRO
 
     def group_of(self, item: Item) -> Group | None:
-        """Return the first group that lists an item."""
-        if item not in self._grouped:
-            facts = self.facts(item)
-            self._grouped[item] = next(
-                (one for one in self.groups if any(facts.meets(needle) for needle in one.items)), None
-            )
-        return self._grouped[item]
+        """Return the first group that lists an item; nothing is kept, a list may have a million."""
+        address = item_address(item)
+        words = blob(self._texts_of(item, self._tags_of(item, address)))
+        for group in self.groups:
+            if any(needle.meets(words, address) for needle in group.items):
+                return group
+        return None
+
+    def has_grouped(self, found: ItemList) -> bool:
+        """Tell whether a list may hold an item of a group; a large text file is not read item by item to find out."""
+        if not isinstance(found.items, Lines):
+            return True
+        address = list_address(found)
+        if any(covers(path, address) or covers(address, path) for path, _ in self.tags):
+            return True
+        for needle in (needle for group in self.groups for needle in group.items):
+            if needle.path is not None and (covers(needle.path, address) or covers(address, needle.path)):
+                return True
+            if needle.words and found.items.may_hold(needle.words.split()[0]):
+                return True
+        return False
+
+
+def has_demands(document: Document) -> bool:
+    """Tell whether a file's items have tags of the file, a blacklist or a whitelist: rules without a rule file."""
+    for found in lists_below(document.top, with_templates=True):
+        if _common_tags(found) or any(item.blacklist or item.whitelist for item in found.items):
+            return True
+    return False
 
 
 def _common_tags(owner: ItemList) -> tuple[str, ...]:

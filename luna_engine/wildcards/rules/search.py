@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 10_000
 _STRICT_STEPS = 8_000
-_MOST_WEIGHED = 256
-_MOST_SCANNED = 50_000
+_MOST_OFFERED = 256
+_FEWEST_OFFERED = 8
+_MOST_WEIGHED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +131,8 @@ class _Search:
         return [*self.before, *(pick.facts for pick in self.picks)]
 
     def weighed(self, pool: Pool, picks: list[Facts]) -> tuple[Sequence[int] | None, int]:
-        """Return the running weight sums of a pool with the factors of the rules."""
-        if not can_matter(self.rules.addresses(pool), picks):
+        """Return the running weight sums of a pool with the factors of the rules; a very long list keeps its own."""
+        if len(pool.items) > _MOST_WEIGHED or not can_matter(self.rules.addresses(pool), picks):
             return pool.sums, pool.total
         factors = [self.factor(item, picks) for item in pool.items]
         if all(factor == 1 for factor in factors):
@@ -235,7 +236,7 @@ class _Search:
         """Tell whether a pool has a candidate with a tag; a very large pool is thought to have everything."""
         key = (pool.lists, word)
         if key not in self.gifts:
-            items = pool.items if len(pool.items) <= _MOST_SCANNED else ()
+            items = pool.items if len(pool.items) <= _MOST_WEIGHED else ()
             self.gifts[key] = not items or any(word in self.rules.facts(item).tag_words for item in items)
         return self.gifts[key]
 
@@ -257,7 +258,6 @@ class _Search:
                 if self.picks:
                     self.picks.pop()
                 continue
-            self.steps += 1
             self.picks.append(found[1])
             if len(self.picks) == len(self.slots):
                 whole = _sum(cost, self.unmet())
@@ -280,13 +280,17 @@ class _Search:
             slot.next = 0  # least broken first is no longer the order's order; what is taken is left out instead
         taken = {pick.at for pick in self.picks if pick.reference is slot.reference}
         so_far = self.so_far()
+        bound = [facts for facts in so_far if facts.is_bound]
+        most = max(_FEWEST_OFFERED, min(_MOST_OFFERED, MOST_STEPS // len(self.slots)))
         offers: list[tuple[tuple[int, int, int, int], Pick]] = []
         for at in self.offered(slot):
             if at not in taken:
+                self.steps += 1
                 pick = self.make(slot, at)
-                broken = [breach for other in so_far for breach in breaches(pick.facts, other)]
+                others = so_far if pick.facts.is_bound else bound
+                broken = [breach for other in others for breach in breaches(pick.facts, other)]
                 offers.append((_cost(broken), pick))
-            if len(offers) >= _MOST_WEIGHED:
+            if len(offers) >= most:
                 break
         return iter(sorted(offers, key=lambda offer: offer[0]))
 
@@ -317,16 +321,13 @@ def ordinary_picks(rules: RuleSet, reference: Reference) -> list[Pick]:
     return search.picks
 
 
-def draw_stage(rules: RuleSet, before: list[Pick], references: list[Reference]) -> tuple[list[Pick], bool]:
-    """Draw the references of one stage.
+def draw_stage(rules: RuleSet, before: list[Pick], references: list[Reference]) -> list[Pick]:
+    """Draw the references of one stage: the first draw that keeps every rule, else the one that breaks the fewest.
 
     Args:
         rules: the rules.
         before: the picks of the stages before.
         references: those of this stage, in any order.
-
-    Returns:
-        The picks, and whether every rule was kept.
     """
     slots = [
         _Slot(reference, place)
@@ -334,18 +335,19 @@ def draw_stage(rules: RuleSet, before: list[Pick], references: list[Reference]) 
         for place in range(reference.count)
     ]
     search = _Search(rules, [pick.facts for pick in before], slots)
-    if search.strict():
-        return search.picks, True
-    return search.relaxed(), False
+    return search.picks if search.strict() else search.relaxed()
 
 
 def all_breaches(picks: list[Pick]) -> Iterator[tuple[Breach, Pick]]:
     """Yield every rule that the picks of one part break, with the pick that breaks it."""
     known = [pick.facts for pick in picks]
     for number, pick in enumerate(picks):
-        for other in picks[:number]:
-            for breach in breaches(other.facts, pick.facts):
-                yield breach, pick if breach.culprit is pick.item else other
+        if not pick.facts.is_bound:
+            continue
+        for place, other in enumerate(picks):
+            if place < number or (place > number and not other.facts.is_bound):  # two bound ones meet once
+                for breach in breaches(other.facts, pick.facts):
+                    yield breach, pick if breach.culprit is pick.item else other
         for need in needs_of(pick.facts):
             if not is_met(need, pick.item, known):
                 yield need.breach, pick

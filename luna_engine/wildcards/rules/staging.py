@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.chooser import Odometer
@@ -28,7 +29,7 @@ def draw_ruled(
     Each run comes one frame depth further than the one before, so their number is bounded by the depth that texts may
     be nested. A bound on draws (stepping through) holds for the last run alone: what is drawn does not depend on it.
     """
-    plan = Plan(rules, wanted)
+    plan = Plan(rules, wanted, time.monotonic() + options.seconds)
     unbounded = dataclasses.replace(options, draws=MOST_DRAWS)
     while True:
         run, texts = _run(plan, odometer, unbounded, draw_once)

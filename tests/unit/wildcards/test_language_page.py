@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from luna_engine import paths
 from luna_engine.wildcards import RuleOptions, WildcardLibrary
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "wildcards.md"
@@ -49,3 +50,9 @@ def test_there_are_examples() -> None:
 
 def test_the_pages_files_are_clean(page_library: WildcardLibrary) -> None:
     assert page_library.diagnostics == ()
+
+
+def test_the_page_names_every_file_of_the_bundled_library() -> None:
+    named = set(re.findall(r"`([a-z_]+)`", PAGE.read_text("utf-8").partition("## The bundled library")[2]))
+    files = {path.stem for path in paths.bundled("wildcards").iterdir()}
+    assert files - named == set()

@@ -103,6 +103,16 @@ def test_a_library_without_rule_files_takes_rules_and_draws_as_ever(tmp_path: Pa
     assert ruled.links.loras == ()
 
 
+def test_items_make_demands_without_a_rule_file(tmp_path: Path) -> None:
+    files = {
+        "a.yaml": "common_tags: [hot]\nitems: [{id: sun, text: sun}]\n",
+        "b.yaml": "[snow, {text: dew, blacklist: [hot]}]",
+    }
+    library = made(tmp_path, files)
+    assert {library.expand("{a} {b}", seed, rules=RuleOptions()).text for seed in range(30)} == {"sun snow"}
+    assert {library.expand("{a} {b}", seed).text for seed in range(30)} == {"sun snow", "sun dew"}
+
+
 # -- constraints
 
 
@@ -189,7 +199,7 @@ def test_blacklists_and_whitelists_look_at_the_tags_of_the_others(tmp_path: Path
         ),
         "where.yaml": "- {value: lagoon, tags: [sea, heat]}\n- {value: glacier, tags: [frost]}\n- {value: street}\n",
     }
-    library = made(tmp_path, {**files, "tags_none.yaml": "{}"})
+    library = made(tmp_path, files)
     pairs = {library.expand("{who} {where}", seed, rules=RuleOptions()).text for seed in range(150)}
     assert pairs == {
         "snowman glacier",
@@ -203,7 +213,7 @@ def test_blacklists_and_whitelists_look_at_the_tags_of_the_others(tmp_path: Path
 
 def test_a_whitelist_is_met_by_a_reference_that_is_drawn_later(tmp_path: Path) -> None:
     """Forward checking: eight lists of fifty stand between the wish and the one list that can grant it."""
-    files = {"a.yaml": "[{value: swimmer, whitelist: [sea]}]", "tags_none.yaml": "{}"}
+    files = {"a.yaml": "[{value: swimmer, whitelist: [sea]}]"}
     files["z.yaml"] = "\n".join(f"- dry {n}" for n in range(60)) + "\n- {value: lagoon, tags: [sea]}\n"
     for name in "bcdefghi":
         files[f"{name}.txt"] = "\n".join(f"{name} {n}" for n in range(50))
@@ -315,6 +325,8 @@ def test_equal_seeds_give_equal_results(coast: WildcardLibrary) -> None:
 def test_what_cannot_be_kept_is_relaxed_and_told_with_its_place(coast: WildcardLibrary) -> None:
     result = coast.expand("{clothing:a parka} at {place:beach}", 0, rules=ONLY_CONSTRAINTS)
     assert result.text == "a parka at a beach"
+    free = RuleOptions(constraints=False, modifiers=False, expanders=False, lora_links=False)
+    assert relaxed(coast.expand("{clothing:a parka} at {place:beach}", 0, rules=free)) == []
     assert relaxed(result) == [("constraints_coast.yaml", 4), ("constraints_coast.yaml", 2)]
     message = next(found.message for found in result.diagnostics if found.code == "rule-relaxed")
     assert "incompatible parka" in message
@@ -498,6 +510,18 @@ def test_groups_of_weights_count_always_and_zero_excludes(tmp_path: Path) -> Non
     assert {library.expand("{2$$ $$__boat__}", seed).text for seed in range(20)} <= {"brig skiff", "skiff brig"}
     assert library.count("{boat}") == 2
     assert {item.weight.micro for item in library.items("boat")} == {1_000_000, 2_000_000}
+
+
+def test_a_group_finds_its_items_in_large_text_files_too(tmp_path: Path) -> None:
+    files = {
+        "many.txt": "".join(f"line {n}\n" for n in range(3000)) + "a Brig under sail\n",
+        "wildcard_rules.yaml": "weights: {all: {items: [brig], weight: 5000}}\n",
+        "other.txt": "one\ntwo\n",
+    }
+    library = made(tmp_path, files)
+    texts = [library.expand("{many}", seed).text for seed in range(60)]
+    assert texts.count("a Brig under sail") > 20
+    assert library.snapshot.pool(library.snapshot.index.resolve("other").target).sums is None
 
 
 # -- rule files
