@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_daemon.lora_naming import is_for_text, meaning
-from luna_engine.errors import LunaError
+from luna_engine.errors import InputFileError, LunaError
 
+from . import packed
 from .lora_stack import ClipPatches
 
 if TYPE_CHECKING:
@@ -155,6 +156,37 @@ class ComfyHost:
             return tensors
 
         return weights
+
+    def load_gguf(self, path: Path, progress: Callable[[int, int], None] | None = None) -> Any:
+        """Load a diffusion model from a GGUF file; its weights stay packed and ComfyUI manages their memory.
+
+        Args:
+            path: the file.
+            progress: told (bytes read, bytes in all).
+
+        Raises:
+            InputFileError: ``file-damaged``, ``precision-unsupported`` or ``family-unsupported``.
+        """
+        import comfy.model_patcher
+        from comfy import ops, sd, utils
+
+        tensors, metadata = packed.read_gguf(path, progress)
+        options = {"custom_operations": packed.make_operations(ops.manual_cast)}
+        config = metadata.get("luna.source_metadata.config")
+        extra = {"metadata": {"config": config}} if config is not None else {}
+        model = sd.load_diffusion_model_state_dict(tensors, model_options=options, **extra)
+        if model is None:
+            architecture = metadata.get("general.architecture", "unknown")
+            raise InputFileError(
+                "family-unsupported",
+                f"{path.name} (architecture {architecture}) is no diffusion model that this ComfyUI knows",
+                "`luna weights inspect` says what it holds",
+                file=str(path),
+            )
+        is_dynamic = getattr(model, "is_dynamic", lambda: False)()  # weights that its own allocator pages: not ours
+        base = comfy.model_patcher.ModelPatcher if is_dynamic else type(model)
+        patcher = packed.make_patcher(base, comfy.model_patcher.LowVramPatch, utils.get_attr)
+        return patcher(model.model, load_device=model.load_device, offload_device=model.offload_device)
 
     def release(self, patcher: Any) -> int:
         """Take a model off its device through ComfyUI's memory management.
