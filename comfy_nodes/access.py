@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from .comfy import ComfyHost
 
 
+def require_writable(path: Path, host: ComfyHost) -> Path:
+    """Return the real path of a folder that a node may write to: the same folders it may read from.
+
+    Raises:
+        InputFileError: ``path-outside``.
+    """
+    return require_readable(path, host)
+
+
 def require_readable(path: Path, host: ComfyHost) -> Path:
     """Return the real path, if nodes may read from there.
 

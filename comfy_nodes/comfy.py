@@ -7,6 +7,7 @@ tested on a machine without ComfyUI. Names that differ between versions are aske
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import hashlib
 import importlib
@@ -21,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 from luna_daemon.lora_naming import is_for_text, meaning
 from luna_engine.errors import InputFileError, LunaError
 
-from . import packed
 from .lora_stack import ClipPatches
 
 if TYPE_CHECKING:
@@ -157,6 +157,74 @@ class ComfyHost:
 
         return weights
 
+    def model_files(self) -> list[str]:
+        """List checkpoints, then diffusion models, paths below their folders; a name of both is listed once."""
+        folder_paths = sys.modules.get("folder_paths")
+        if folder_paths is None:
+            return []
+        names = [*folder_paths.get_filename_list("checkpoints"), *folder_paths.get_filename_list("diffusion_models")]
+        return list(dict.fromkeys(names))
+
+    def model_path(self, name: str) -> Path:
+        """Return the file of a checkpoint or diffusion model.
+
+        Raises:
+            LunaError: ``model-missing`` with the closest names.
+        """
+        import folder_paths
+
+        for kind in ("checkpoints", "diffusion_models"):
+            if (found := folder_paths.get_full_path(kind, name)) is not None:
+                return Path(found)
+        near = difflib.get_close_matches(name, self.model_files(), 3, 0.5)
+        raise LunaError(
+            "model-missing",
+            f"there is no checkpoint or diffusion model {name!r}",
+            f"near: {', '.join(near)}" if near else "look into ComfyUI's models folders, then refresh the page (r)",
+        )
+
+    def load_diffusion_model(self, path: Path) -> Any:
+        """Load a file with a diffusion model alone; GGUF stays packed."""
+        if path.suffix.lower() == ".gguf":
+            return self.load_gguf(path, self.progress())
+        from comfy import sd
+
+        return sd.load_diffusion_model(str(path))
+
+    def load_clip_and_vae(self, path: Path, *, clip: bool, vae: bool) -> tuple[Any, Any]:
+        """Load text encoders and VAE of a checkpoint without reading its diffusion model.
+
+        The diffusion model's tensors are given by shape alone, which is what ComfyUI recognises the checkpoint by.
+
+        Raises:
+            InputFileError: ``component-missing`` for a part that the file does not hold.
+        """
+        if not (clip or vae):
+            return None, None
+        import folder_paths
+        from comfy import sd
+
+        from . import checkpoints
+
+        tensors, metadata, parts = checkpoints.read_parts(path, clip=clip, vae=vae)
+        for part, is_wanted in ((checkpoints.TEXT_ENCODERS, clip), (checkpoints.VAE, vae)):
+            if is_wanted and part not in parts:
+                raise InputFileError(
+                    "component-missing",
+                    f"{path.name} holds no {part}",
+                    "load it with a node of its own, or leave the output unlinked",
+                    file=str(path),
+                )
+        found = sd.load_state_dict_guess_config(
+            tensors,
+            output_vae=vae,
+            output_clip=clip,
+            output_model=False,
+            embedding_directory=folder_paths.get_folder_paths("embeddings"),
+            metadata=metadata,
+        )
+        return found[1] if clip else None, found[2] if vae else None
+
     def load_gguf(self, path: Path, progress: Callable[[int, int], None] | None = None) -> Any:
         """Load a diffusion model from a GGUF file; its weights stay packed and ComfyUI manages their memory.
 
@@ -169,6 +237,8 @@ class ComfyHost:
         """
         import comfy.model_patcher
         from comfy import ops, sd, utils
+
+        from . import packed
 
         tensors, metadata = packed.read_gguf(path, progress)
         options = {"custom_operations": packed.make_operations(ops.manual_cast)}
@@ -297,8 +367,15 @@ def is_running() -> bool:
     return "folder_paths" in sys.modules
 
 
-def register() -> None:
-    """Make ComfyUI know the ``wildcards`` folder; does nothing where no ComfyUI runs."""
+def register(on_prompt: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Make ComfyUI know the ``wildcards`` folder and call ``on_prompt``; does nothing where no ComfyUI runs.
+
+    Args:
+        on_prompt: gets every posted prompt before it is queued, and returns it.
+    """
+    server = sys.modules.get("server")
+    if server is not None and getattr(server.PromptServer, "instance", None) is not None:
+        server.PromptServer.instance.add_on_prompt_handler(on_prompt)
     folder_paths = sys.modules.get("folder_paths")
     if folder_paths is None:
         return

@@ -7,7 +7,7 @@ for its numbers gets them decoded, so that no operation ever works on the packed
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
@@ -15,6 +15,8 @@ from luna_engine.errors import InputFileError, LunaError
 from luna_engine.weights.containers.reading import opened
 from luna_engine.weights.headers import read_header
 from luna_engine.weights.kernels import torch_blocks
+
+from .tensor_reading import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -174,16 +176,8 @@ def read_gguf(
     return tensors, header.metadata
 
 
-def _read_tensor(file: Any, info: TensorInfo, path: Path) -> torch.Tensor:
-    data = torch.empty(info.size_bytes, dtype=torch.uint8)
-    view = memoryview(data.numpy().data)
-    file.seek(info.offset)
-    filled = 0
-    while filled < len(view):
-        count = file.readinto(view[filled:])
-        if not count:
-            raise InputFileError("file-damaged", f"{path.name}: {info.name} ends early", file=str(path))
-        filled += count
+def _read_tensor(file: BinaryIO, info: TensorInfo, path: Path) -> torch.Tensor:
+    data = read_bytes(file, info, path)
     if info.dtype in _PLAIN:
         return data.view(_PLAIN[info.dtype]).reshape(info.shape)
     return PackedTensor(data, info.dtype, info.shape)

@@ -72,7 +72,11 @@ class ComfyServer:
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", data=data, headers={"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - likewise
+        try:
+            answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310 - likewise
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path}: {error}: {error.read().decode()[:2000]}") from error
+        with answer:
             return json.loads(answer.read() or b"null")
 
     def log_text(self) -> str:
