@@ -9,7 +9,9 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
+from comfy_nodes.checkpoints import TEXT_ENCODERS, read_parts
 from comfy_nodes.packed import PackedTensor, read_gguf
 from luna_engine.errors import InputFileError, LunaError
 from luna_engine.weights import convert
@@ -91,3 +93,22 @@ def test_a_type_that_is_not_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match=r"x\.weight is packed as Q2_K") as caught:
         read_gguf(tmp_path / "a.gguf")
     assert caught.value.code == "precision-unsupported"
+
+
+def test_of_a_checkpoint_only_the_wanted_parts_are_read(checkpoint: Path) -> None:
+    tensors, _, parts = read_parts(checkpoint, clip=True, vae=False)
+    assert parts == {TEXT_ENCODERS}
+    read = {name for name, tensor in tensors.items() if tensor.device.type != "meta"}
+    assert read == {name for name in tensors if name.startswith("conditioner.")} != set()
+    with safe_open(checkpoint, "pt") as file:
+        for name, tensor in tensors.items():
+            expected = file.get_tensor(name)
+            assert (tensor.shape, tensor.dtype) == (expected.shape, expected.dtype), name
+            assert name not in read or torch.equal(tensor, expected), name
+
+
+def test_a_gguf_file_holds_no_text_encoder(tmp_path: Path, checkpoint: Path) -> None:
+    convert(checkpoint, tmp_path / "a.gguf", "Q8_0")
+    with pytest.raises(InputFileError, match="a diffusion model alone") as caught:
+        read_parts(tmp_path / "a.gguf", clip=True, vae=True)
+    assert caught.value.code == "component-missing"
