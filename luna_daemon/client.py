@@ -74,6 +74,8 @@ from luna_engine.errors import DaemonError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from luna_daemon.progress import Report
+
 
 class DaemonClient(KeptConnection):
     """A thread-safe client that keeps one connection and makes a new one when the daemon was restarted.
@@ -178,10 +180,13 @@ class DaemonClient(KeptConnection):
         wait: bool = True,
         poll: Callable[[], None] | None = None,
         timeout_s: float | None = None,
+        on_progress: Report | None = None,
     ) -> Loaded:
         """Load a set; one that is loaded already answers at once."""
         body = LoadModel(tuple(parts), family, precision, pin, default, wait)
-        return cast("Loaded", self.call("load_model", body, poll=poll, timeout_s=timeout_s).body)
+        return cast(
+            "Loaded", self.call("load_model", body, poll=poll, timeout_s=timeout_s, on_progress=on_progress).body
+        )
 
     def put_model(
         self,
@@ -190,9 +195,13 @@ class DaemonClient(KeptConnection):
         *,
         poll: Callable[[], None] | None = None,
         timeout_s: float | None = None,
+        on_progress: Report | None = None,
     ) -> PutReply:
         """Do one step of an upload; `upload_model` does them all."""
-        return cast("PutReply", self.call("put_model", body, tensors, poll=poll, timeout_s=timeout_s).body)
+        return cast(
+            "PutReply",
+            self.call("put_model", body, tensors, poll=poll, timeout_s=timeout_s, on_progress=on_progress).body,
+        )
 
     def upload_model(self, content: str, data: memoryview, *, poll: Callable[[], None] | None = None) -> str:
         """Send a model's bytes unless the daemon has them.

@@ -34,7 +34,7 @@ HANDSHAKE_SECONDS = 2.0
 DEADLINE_MS = 120_000
 UNSENT_BYTES_MAX = 64 * frames.MIB
 EVENT_BYTES_AHEAD = 65_536
-_REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "trace", "released"})
+_REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "progress", "trace", "released"})
 _log = logging.getLogger("luna.connection")
 
 
@@ -240,6 +240,9 @@ class Connection:
         trace = header.get("trace")
         if trace is not None and (not isinstance(trace, str) or len(trace) > 128):
             raise DaemonError("request-invalid", "trace: expected a W3C traceparent")
+        wants_progress = header.get("progress", False)
+        if not isinstance(wants_progress, bool):
+            raise DaemonError("request-invalid", "progress: expected true or false")
         if request in self._jobs:
             raise DaemonError("request-invalid", f"id: {request} is in flight on this connection already")
         if command.lane is Lane.NOW:
@@ -256,9 +259,10 @@ class Connection:
             is_bulk=priority == "bulk",
             trace=trace,
         )
-        if command.streams:
+        if command.streams or wants_progress:
             numbers = itertools.count()
             job.tell = lambda part: self._send({"id": request, "part": next(numbers), "body": part})
+            job.wants_progress = wants_progress
         return command, job
 
     def _answer_now(self, command: Command, request: int, raw: Any) -> None:

@@ -76,6 +76,10 @@ class Steps(Protocol):
         """Raise on cancel or deadline; let others through."""
         ...
 
+    def quiet(self) -> None:
+        """Raise on cancel or deadline; let nobody through, for the middle of a model's run."""
+        ...
+
     def tell(self, part: Mapping[str, Any]) -> None:
         """Send a part of the answer."""
         ...

@@ -12,7 +12,7 @@ from luna_daemon import address
 from luna_daemon.fields import decode_body, plain
 from luna_daemon.holds import Holds
 from luna_daemon.link import Link, error_from
-from luna_daemon.protocol import COMMANDS, Did, Lane, Timing
+from luna_daemon.protocol import COMMANDS, Did, Lane, Progress, Timing
 from luna_daemon.stream import ConnectionLostError
 from luna_daemon.transport import SHM_FROM_BYTES
 from luna_engine.errors import DaemonError, DaemonUnreachableError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from luna_daemon.fields import Body
     from luna_daemon.frames import WireTensor
     from luna_daemon.messages import Welcome
+    from luna_daemon.progress import Report
     from luna_daemon.watch_messages import Event
 
 RECONNECT_AFTER_S = (0.1, 0.2, 0.4, 0.8, 1.5)
@@ -114,11 +115,13 @@ class KeptConnection:
         priority: str = INTERACTIVE,
         trace: str | None = None,
         on_part: Callable[[Any], None] | None = None,
+        on_progress: Report | None = None,
     ) -> Reply:
         """Send one request and wait for its reply; after a lost connection repeat it once where that is harmless.
 
         ``trace`` (a W3C traceparent) appears in every log line and event of the request. ``on_part`` gets what comes
-        before the reply, on this thread; where it is given, nothing is repeated.
+        before the reply, on this thread; where it is given, nothing is repeated. ``on_progress`` is told what is done,
+        of how much, in what unit, where the command tells.
         """
         row = COMMANDS[command]
         seconds = self.request_timeout_s if timeout_s is None else timeout_s
@@ -129,9 +132,11 @@ class KeptConnection:
                 header["priority"] = priority
         if trace is not None:
             header["trace"] = trace
+        if on_progress is not None:
+            header["progress"] = True
         try:
             self._release_leases()
-            return self._exchange(row.name, header, tensors, seconds, poll, on_part)
+            return self._exchange(row.name, header, tensors, seconds, poll, on_part or _listener(on_progress))
         except ConnectionLostError as lost:
             if not row.repeatable or self._is_closed or on_part is not None:
                 raise self._unreachable(lost) from lost
@@ -141,7 +146,7 @@ class KeptConnection:
             self._do_without_shared(error)
         self._reconnect(poll)
         try:
-            return self._exchange(row.name, header, tensors, seconds, poll, on_part)
+            return self._exchange(row.name, header, tensors, seconds, poll, on_part or _listener(on_progress))
         except ConnectionLostError as lost:
             raise self._unreachable(lost) from lost
 
@@ -243,6 +248,18 @@ class KeptConnection:
 
     def _unreachable(self, error: Exception) -> DaemonUnreachableError:
         return address.unreachable(self.host, self.port, error)
+
+
+def _listener(on_progress: Report | None) -> Callable[[Any], None] | None:
+    """Return what takes the body of a part to whoever wants to know how far a request is."""
+    if on_progress is None:
+        return None
+
+    def take(body: Any) -> None:
+        facts = decode_body(Progress, body, strict=False)
+        on_progress(facts.done, facts.total, facts.unit)
+
+    return take
 
 
 def _sleep(seconds: float, poll: Callable[[], None] | None) -> None:

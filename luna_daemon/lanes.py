@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from luna_daemon import progress
 from luna_daemon.model_messages import Loaded, UnloadModel
 from luna_engine.errors import DaemonError
 
@@ -38,7 +39,8 @@ class EngineLane:
         job.check()
         if isinstance(job.body, UnloadModel):
             self._give_back(job, job.body.set)
-        answer = self._watched(lambda: method(job.body, job.tensors, check))
+        with progress.told_to(_reporter(job)):
+            answer = self._watched(lambda: method(job.body, job.tensors, check))
         if isinstance(answer[0], Loaded):
             self._engine.leases.take(job.client, answer[0].set)
         self._on_done(job.command.name, answer[0])
@@ -69,3 +71,10 @@ class EngineLane:
             if error.code == "device-lost":
                 self._on_lost(error)
             raise
+
+
+def _reporter(job: Job) -> progress.Report | None:
+    """Return what sends a job's progress to its client, if that asked for it."""
+    if not job.wants_progress:
+        return None
+    return lambda done, total, unit: job.tell({"done": done, "total": total, "unit": unit})

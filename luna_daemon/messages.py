@@ -414,6 +414,20 @@ class Did:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """Body of a part: how far a request is that was sent with ``progress``."""
+
+    done: int
+    total: int
+    unit: str
+
+    @classmethod
+    def decode(cls, fields: Fields) -> Progress:
+        """Read all fields."""
+        return cls(done=fields.integer("done"), total=fields.integer("total"), unit=fields.text("unit"))
+
+
+@dataclass(frozen=True, slots=True)
 class Timing:
     """Where a request's time went, in milliseconds."""
 

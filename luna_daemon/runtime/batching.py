@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 IDLE_S = 0.05
 WINDOW_S = 0.002
 CROWDED_S = 10.0
-SHARED_MS = 50.0
+SHARED_MS = 5.0
 ALONE_MS = 500.0
 _ALIKE = 2.0  # how much more than the cheapest member a client's first request may cost
 

@@ -54,6 +54,7 @@ class _Batch:
     Attributes:
         blocks: row → the block to pick, None for the last state after the final norm.
         owners: row → the place of its prompt.
+        same: row → the first row that is alike in all that its result depends on; its state is computed once.
         vectors: textual inversions of all rows.
     """
 
@@ -63,6 +64,7 @@ class _Batch:
     rows: Sequence[_Prepared]
     blocks: Mapping[int, int | None]
     owners: Mapping[int, int]
+    same: Mapping[int, int]
     vectors: torch.Tensor | None
 
 
@@ -171,12 +173,27 @@ def _encode_role(
     blocks = {index: plan.block for plan in plans for index in range(plan.start, _stop(plan))}
     owners = {index: place for place, plan in enumerate(plans) for index in range(plan.start, _stop(plan))}
     table = torch.cat(vectors) if vectors else None
-    batch = _Batch(role, encoder, family.picks[role], rows, blocks, owners, table)
+    same = _first_alike(rows, blocks, [items[owners[index]] for index in range(len(rows))])
+    batch = _Batch(role, encoder, family.picks[role], rows, blocks, owners, same, table)
     states = _run(batch, loras, row_cap, check)
     return [
         _weigh(item.encoders.get(role, EncoderInput(())).rows, plan, states)
         for item, plan in zip(items, plans, strict=True)
     ]
+
+
+def _first_alike(
+    rows: Sequence[_Prepared], blocks: Mapping[int, int | None], owners: Sequence[EncodeItem]
+) -> dict[int, int]:
+    """Return for each row the first that gives the same: above all, weighted prompts share their empty row.
+
+    An exact prompt shares nothing, so that its batch is the one that ComfyUI would have run.
+    """
+    first: dict[Hashable, int] = {}
+    return {
+        index: index if item.is_exact else first.setdefault((row, blocks[index], item.loras), index)
+        for index, (row, item) in enumerate(zip(rows, owners, strict=True))
+    }
 
 
 def _stop(plan: _Plan) -> int:
@@ -252,8 +269,8 @@ def _block(layer: int | None, pick: Pick, shape: EncoderShape) -> int | None:
 
 def _run(batch: _Batch, loras: RowLoras, row_cap: int, check: Callable[[], None]) -> dict[int, _RowState]:
     alike: dict[Hashable, list[int]] = {}
-    for index, row in enumerate(batch.rows):
-        alike.setdefault((len(row.ids), loras.group(batch.owners[index])), []).append(index)
+    for index in sorted(set(batch.same.values())):
+        alike.setdefault((len(batch.rows[index].ids), loras.group(batch.owners[index])), []).append(index)
     states: dict[int, _RowState] = {}
     for members in alike.values():
         for first in range(0, len(members), row_cap):
@@ -261,7 +278,7 @@ def _run(batch: _Batch, loras: RowLoras, row_cap: int, check: Callable[[], None]
             chosen = members[first : first + row_cap]
             with loras.rows(batch.role, [batch.owners[index] for index in chosen]):
                 states |= _pass(batch, chosen)
-    return states
+    return {index: states[first] for index, first in batch.same.items()}
 
 
 def _pass(batch: _Batch, chosen: Sequence[int]) -> dict[int, _RowState]:

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from typing import TYPE_CHECKING
 
+from luna_daemon.progress import advance
 from luna_engine import paths
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def content_of(part: Part, stamp: Stamp, check: Callable[[], None]) -> str:
     role = part.kind.role
     known = recall(stamp, role)
     if known is not None:
+        advance(part.size_bytes)
         return known
     content = part.content(check)
     _keep(stamp, role, content)

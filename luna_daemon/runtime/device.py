@@ -91,7 +91,12 @@ def _default(service_type: str, cards: list[Card]) -> DeviceChoice:
 
 
 def show_only(card: Card | None, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Set what torch reads at import: one context on one card, the plain allocator. The user's own values stay."""
+    """Set what torch reads at import: one context on one card, the plain allocator. The user's own values stay.
+
+    CPU threads sleep while they wait for each other instead of spinning: beside other work on the same cores spinning
+    multiplied the time of an encode.
+    """
+    environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     environ.setdefault("PYTORCH_ALLOC_CONF", "backend:native")
     environ["CUDA_VISIBLE_DEVICES"] = card.uuid if card is not None else ""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from luna_daemon.engine_seam import Answer, Check, Encoding, Ran
 
+_TEXT_COMMANDS = frozenset({"encode_tokens", "encode_text"})
 _OF_ALL = frozenset({"device-lost", "out-of-memory", "daemon-loading"})
 """Errors of a batch that are no single request's fault."""
 _log = logging.getLogger("luna.executor")
@@ -59,6 +60,10 @@ class JobSteps:
         """Raise if nobody waits any more; let others through."""
         self._job.check()
         self._between()
+
+    def quiet(self) -> None:
+        """Raise if nobody waits any more, and let nobody through: a model is in the middle of its run."""
+        self._job.check()
 
     def tell(self, part: Mapping[str, Any]) -> None:
         """Send a part of the answer."""
@@ -127,14 +132,13 @@ class Executor:
 
     def resume(self, job: Job, error: DaemonError | None = None) -> None:
         """Go on with a job whose model is here now, or answer it with the reason why not."""
-        job.load_s += time.monotonic() - self._absent[job]
-        if error is None:
-            self.queue.put_first(job)
-        else:
-            self._finish(job, error)
         with self._idle:
-            del self._absent[job]
+            job.load_s += time.monotonic() - self._absent.pop(job)
+            if error is None:
+                self.queue.put_first(job)
             self._idle.notify_all()
+        if error is not None:
+            self._finish(job, error)
 
     def wait_idle(self, seconds: float) -> bool:
         """Wait until nothing waits or runs."""
@@ -179,7 +183,8 @@ class Executor:
 
     def _run_alone(self, job: Job) -> None:
         began = time.monotonic()
-        steps = JobSteps(job, self._let_through)
+        is_text = job.command.name in _TEXT_COMMANDS  # an exact encode is alone with its encoder
+        steps = JobSteps(job, _nothing if is_text else self._let_through)
         answer = self._guarded(job, lambda: self._lane.run(job, steps))
         if not isinstance(answer, DaemonError):
             self.costs.learn([job], (time.monotonic() - began) * 1000)
@@ -260,6 +265,10 @@ class Executor:
                 self._idle.notify_all()
             return "removed"
         return "finished" if job.state == DONE else "stopping"
+
+
+def _nothing() -> None:
+    """Let nobody through."""
 
 
 def internal_error(what: str, trace: str | None = None) -> DaemonError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import sys
 
 import torch
 
@@ -30,9 +32,18 @@ def is_device_lost(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _LOST)
 
 
-def release_cache() -> None:
-    """Give back what torch's allocator keeps for later."""
+def trim_heap() -> None:
+    """Give back what Python and the C library keep for later; any thread may."""
     gc.collect()
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; other C libraries keep less
+        if trim is not None:
+            trim(0)
+
+
+def release_cache() -> None:
+    """Give back that, and what torch's allocator keeps on a card."""
+    trim_heap()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 

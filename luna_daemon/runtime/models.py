@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from luna_daemon.engine_seam import here
+from luna_daemon.progress import counting
 from luna_daemon.runtime.backend import Place
 from luna_daemon.runtime.contents import content_of
-from luna_daemon.runtime.failures import release_cache
+from luna_daemon.runtime.failures import release_cache, trim_heap
 from luna_daemon.runtime.files import Stamp
 from luna_daemon.runtime.held import HeldSet, SetFacts, WantedPart
 from luna_daemon.runtime.language_files import ROLE as LANGUAGE
@@ -84,6 +85,9 @@ class ModelStore:
             opened = {one.role: self._open(one, stack) for one in wanted}
             if family == "auto":
                 family = guess_family(opened)
+            read_bytes = sum(part.size_bytes for part in opened.values())
+            hashed_bytes = sum(opened[one.role].size_bytes for one in wanted if one.path is not None)
+            stack.enter_context(counting(read_bytes + hashed_bytes, "bytes"))
             contents = {one.role: self._identify(one, opened[one.role], check) for one in wanted}
             resolved = self.backend.resolve_precision(precision, has_vae="vae" in opened)
             name = set_id(family, contents, resolved, self.backend.name)
@@ -98,6 +102,7 @@ class ModelStore:
         facts = SetFacts(dict(model.encoders), model.vae, tuple(model.names()))
         held = known or HeldSet(name, family, resolved, parts, tuple(wanted), facts, None)
         evicted += self.on_device(lambda: self._publish(held, model))
+        trim_heap()  # what reading took
         return LoadResult(held, evicted)
 
     def bring(self, name: str, check: Callable[[], None]) -> None:
@@ -152,6 +157,7 @@ class ModelStore:
         facts = SetFacts({}, None, tuple(model.names()), model.facts)
         held = known or HeldSet(name, files.family, precision, parts, tuple(wanted), facts, None)
         evicted += self.on_device(lambda: self._publish(held, model))
+        trim_heap()  # what reading took
         return LoadResult(held, evicted)
 
     def _build(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:

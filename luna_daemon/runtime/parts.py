@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from luna_daemon.progress import advance
 from luna_daemon.runtime import open_clip
 from luna_engine.errors import DaemonError, InputFileError
 from luna_engine.weights.containers.safetensors_header import read_safetensors_header
@@ -176,6 +177,12 @@ class Part:
         return sum(math.prod(entry.shape) for entry in self.entries.values())
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes of all weights as they are stored."""
+        sizes = {**FLOATS, **SMALL_FLOATS}
+        return sum(math.prod(entry.shape) * sizes.get(entry.dtype, 1) for entry in self.entries.values())
+
+    @property
     def latent_channels(self) -> int | None:
         """Channels of a VAE's latent; None for other parts."""
         marker = self.entries.get(VAE.marker)
@@ -191,6 +198,7 @@ class Part:
         for name in self.names:
             check()
             tensors[name] = self.tensor(name)
+            advance(tensors[name].nbytes)
         return tensors
 
     def content(self, check: Callable[[], None]) -> str:
@@ -198,7 +206,9 @@ class Part:
         digest = hashlib.sha256()
         for name, entry in self.entries.items():
             check()
-            feed(digest, name, entry, byte_view(self.tensor(name)))
+            data = byte_view(self.tensor(name))
+            feed(digest, name, entry, data)
+            advance(data.nbytes)
         digest.update(str(self.metadata.get(QUANTISATION, "")).encode())
         return digest.hexdigest()
 

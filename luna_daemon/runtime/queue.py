@@ -7,6 +7,7 @@ before bulk ones, which get at least every eighth turn.
 from __future__ import annotations
 
 import collections
+import contextvars
 import itertools
 import threading
 import time
@@ -35,6 +36,7 @@ class Job:
         finish: called exactly once, with the engine's answer or the error.
         via: how the tensors came.
         tell: sends a part of the answer before it is finished.
+        wants_progress: whether its client asked to be told how far it is.
         cost: the milliseconds of the device that it will probably take.
         group: jobs of equal groups may turn out to fit into one batch; None runs alone.
         prepared: what the engine made of it, once it has been looked at.
@@ -58,6 +60,7 @@ class Job:
     nbytes: int = 0
     via: str = "inline"
     tell: Callable[[Mapping[str, Any]], None] = field(default=lambda _part: None)
+    wants_progress: bool = False
     cost: float = 1.0
     group: Hashable | None = None
     prepared: Any = None
@@ -89,6 +92,7 @@ class Call:
     """
 
     def __init__(self, work: Callable[[], Any]) -> None:
+        self._context = contextvars.copy_context()  # who asks is told how far it is
         self._work = work
         self._done = threading.Event()
         self._result: Any = None
@@ -97,7 +101,7 @@ class Call:
     def run(self) -> None:
         """Do the work and wake who waits for it; what it raises is raised there."""
         try:
-            self._result = self._work()
+            self._result = self._context.run(self._work)
         except BaseException as error:  # noqa: BLE001 - handed to the thread that asked for it
             self._error = error
         finally:

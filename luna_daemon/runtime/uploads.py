@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from luna_daemon.progress import counting
 from luna_daemon.runtime.parts import KINDS, TORCH_DTYPES, Entry, find_part, require_floats
 from luna_engine.errors import DaemonError
 
@@ -103,7 +104,8 @@ class UploadStore:
         if len(entry.data) != entry.nbytes:
             raise DaemonError("tensor-invalid", f"{len(entry.data)} of {entry.nbytes} bytes have come")
         part = _read_part(bytes(entry.data))
-        found = part.content(check)
+        with counting(part.size_bytes, "bytes"):
+            found = part.content(check)
         if found != entry.content:
             raise DaemonError(
                 "tensor-invalid", f"the content hash is {found}, announced was {entry.content}", "send it again"

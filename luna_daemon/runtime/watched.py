@@ -30,7 +30,8 @@ class Watched:
     def by(self, check: Check) -> Iterator[None]:
         """Call ``check`` while the context lasts; what it raises leaves the model's run."""
         check()
-        self._check = check
+        # In its middle nobody else may run: ComfyUI would move this model to make room for another.
+        self._check = getattr(check, "quiet", check)
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from luna_daemon.engine_seam import Ran
+from luna_daemon.engine_seam import Ran, SetOnDiskError
 from luna_daemon.protocol import COMMANDS
 from luna_daemon.runtime.batching import ALONE_MS, SHARED_MS, Gathering
 from luna_daemon.runtime.costs import Costs
@@ -101,8 +102,34 @@ def test_a_flood_of_one_client_does_not_make_the_batch_of_another_long() -> None
     flood = [job("greedy", number, cost=costly) for number in range(8)]
     queue = WatchedQueue(*flood, job("modest", 100, cost=costly))
     assert gathered(queue) == [0, 100]
-    cheap = [job("greedy", number, cost=1.0) for number in range(8)]
-    assert len(gathered(WatchedQueue(*cheap, job("modest", 100, cost=1.0)))) == 9
+    cheap = [job("greedy", number, cost=SHARED_MS / 10) for number in range(8)]
+    assert len(gathered(WatchedQueue(*cheap, job("modest", 100, cost=SHARED_MS / 10)))) == 9
+
+
+@pytest.mark.parametrize("length", [77, None])
+def test_s16_a_flood_of_one_client_keeps_the_others_within_three_times_their_time(length: int | None) -> None:
+    """Simulated: every request takes 100 ms of the device, a batch the sum of its own; the flood never ends."""
+    queue, cost, now, number = FairQueue(), 100.0, 0.0, 0
+    gathering = Gathering(queue, look, lambda _: CAP)
+    chance, arrives, took = random.Random(1), 0.0, []
+    waiting: Job | None = None
+    while len(took) < 300:
+        while queue.facts()[0] < 32:
+            number += 1
+            queue.put(job("greedy", number, length=length, cost=cost))
+        if waiting is None and arrives <= now:
+            waiting = job("modest", -1, length=length, cost=cost)
+            queue.put(waiting)
+        head = queue.take()
+        assert isinstance(head, Job)
+        look(head)
+        batch = gathering.gather(head)
+        gathering.ended(batch)
+        now += cost * len(batch)
+        if waiting in batch:
+            took.append(now - arrives)
+            waiting, arrives = None, now + chance.uniform(0, 500)
+    assert sorted(took)[int(len(took) * 0.99) - 1] <= 3 * cost
 
 
 def test_a_client_that_is_alone_may_fill_its_batches_further() -> None:
@@ -212,6 +239,45 @@ def test_a_cancelled_member_loses_its_result_and_the_others_keep_theirs(lane: En
     assert executor.cancel(jobs[0]) == "stopping"
     assert executor.cancel(jobs[2]) == "removed"
     assert finished(executor, lane, answers) == {0: "cancelled", 1: 1, 2: "cancelled"}
+
+
+def test_an_exact_encode_lets_nobody_through(lane: Encoder) -> None:
+    answers: Answers = {}
+    exact = job("a", 1, answers)
+    exact.group, exact.command = None, COMMANDS["encode_tokens"]
+    executor = queued_behind_the_first(lane, exact, job("b", 2, answers))
+    finished(executor, lane, answers)
+    assert list(answers) == [1, 2]
+
+
+def test_a_request_whose_model_is_on_disk_waits_and_comes_first_when_it_is_there(lane: Encoder) -> None:
+    answers: Answers = {}
+    away = {1, 2}
+    absent: list[Job] = []
+    prepare = lane.prepare
+
+    def prepare_or_not(which: Job) -> Looked:
+        if which.request in away:
+            raise SetOnDiskError("s")
+        return prepare(which)
+
+    lane.prepare = prepare_or_not  # type: ignore[method-assign]
+    executor = Executor("test", lane, on_absent=lambda which, name: absent.append(which))
+    lane.gate.set()
+    executor.start()
+    for number in (1, 2, 3):
+        executor.put(job("a", number, answers))
+    deadline = time.monotonic() + 5
+    while len(absent) < 2 or 3 not in answers:
+        assert time.monotonic() < deadline
+    assert list(answers) == [3]
+    assert not executor.wait_idle(0)
+    assert executor.cancel(absent[1]) == "stopping"
+    away.clear()
+    executor.resume(absent[0])
+    executor.resume(absent[1])
+    assert finished(executor, lane, answers) == {1: 1, 2: "cancelled", 3: 3}
+    assert absent[0].load_s > 0
 
 
 def test_a_long_request_lets_a_waiting_batch_through_at_its_next_step(lane: Encoder) -> None:

@@ -167,6 +167,22 @@ def test_unload_model_frees(wire: WireDaemon) -> None:
     assert caught.value.code == "model-in-use"
 
 
+def test_a_load_tells_how_far_it_is_if_asked_to(wire: WireDaemon) -> None:
+    client, told = wire.client(), []
+    client.load_model([wire_part("steps:4")], on_progress=lambda *facts: told.append(facts))
+    assert told[0] == (1, 4, "bytes")
+    assert told[-1] == (4, 4, "bytes")
+    connection, reader = wire.greeted()
+    with connection:
+        body = plain(p.LoadModel((wire_part("steps:3"),)))
+        send(connection, {"id": 2, "cmd": "load_model", "body": body, "progress": True})
+        first, last, reply = (read(reader) for _ in range(3))
+        assert [first["part"], last["part"]] == [0, 1]
+        assert (last["body"], reply["ok"]) == ({"done": 3, "total": 3, "unit": "bytes"}, True)
+        send(connection, {"id": 3, "cmd": "load_model", "body": body})
+        assert read(reader)["ok"] is True  # nobody asked, nothing is told
+
+
 def test_free_says_what_it_gave_back_and_what_left_the_device(wire: WireDaemon) -> None:
     client = wire.client()
     client.load_model([wire_part("disk:a")])
@@ -376,7 +392,7 @@ def send(connection: Any, header: dict[str, Any], tensors: Any = ()) -> None:
         ({"id": 2, "cmd": "ping", "body": {}, "deadline_ms": "soon"}, "request-invalid"),
         ({"id": 2, "cmd": "ping", "body": {}, "priority": "mine"}, "request-invalid"),
         ({"id": 2, "cmd": "ping", "body": {}, "trace": 7}, "request-invalid"),
-        ({"id": 2, "cmd": "ping", "body": {}, "progress": True}, "request-invalid"),
+        ({"id": 2, "cmd": "ping", "body": {}, "progress": "yes"}, "request-invalid"),
     ],
 )
 def test_a_bad_header_gives_a_typed_error(wire: WireDaemon, header: dict[str, Any], code: str) -> None:

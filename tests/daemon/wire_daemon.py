@@ -19,6 +19,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 from luna_daemon import process  # noqa: E402 - the path comes first
 from luna_daemon import protocol as p  # noqa: E402 - likewise
 from luna_daemon.engine_seam import Ran, SetOnDiskError, here  # noqa: E402 - likewise
+from luna_daemon.progress import advance, counting  # noqa: E402 - likewise
 from luna_daemon.runtime.leases import Leases  # noqa: E402 - likewise
 from luna_engine.errors import DaemonError  # noqa: E402 - likewise
 
@@ -114,6 +115,11 @@ class SmallEngine:
         obey(name)
         if name.startswith("slow:"):
             time.sleep(float(name.removeprefix("slow:")))
+        if name.startswith("steps:"):
+            steps = int(name.removeprefix("steps:"))
+            with counting(steps, "bytes"):
+                for _ in range(steps):
+                    advance(1)
         self.sets[name] = True
         return p.Loaded(name, FACTS, {"l": "x"}, 10, "host", did=p.Did(set=name)), []
 

@@ -95,3 +95,31 @@ def test_a_prompt_that_two_ask_for_is_computed_once(engine: Engine, monkeypatch:
     first, *others = ([bytes(tensor.data) for tensor in tensors] for _, tensors in answers)
     assert all(one == first for one in others)
     assert [(reply.did.rows, reply.did.requests, reply.did.cached) for reply, _ in answers] == [(1, 3, False)] * 3
+
+
+def test_weighted_prompts_share_their_empty_row_but_exact_ones_do_not(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (held,) = engine._store.sets.values()
+    encoder, passes = held.model._encoders["l"], []
+    run = encoder.run
+
+    def counting(ids: torch.Tensor, *arguments: Any) -> Any:
+        passes.append(len(ids))
+        return run(ids, *arguments)
+
+    monkeypatch.setattr(encoder, "run", counting)
+    weighted = tuple(TextItem(f"a (cat:1.{number})") for number in range(2, 6))
+    requests = [(EncodeText("sd15", (item,), cache="bypass"), {}) for item in weighted]
+    shared = engine.encode(prepared(engine, requests), never).answers
+    exact = [
+        engine.encode_text(EncodeText("sd15", (item,), exact=True, cache="bypass"), {}, never) for item in weighted
+    ]
+    assert passes == [2, 2, 2, 2, 2]  # the words of these prompts are the same too
+    for (_, mine), (_, theirs) in zip(shared, exact, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert torch.allclose(to_torch(one), to_torch(other), rtol=0, atol=1e-5)
+    passes.clear()
+    several = EncodeText("sd15", (*weighted, TextItem("a dog"), TextItem("a (dog:1.5)", layer=-2)), cache="bypass")
+    engine.encode_text(several, {}, never)
+    assert passes == [5]  # cat, empty, dog; and with another layer: dog, empty

@@ -148,8 +148,12 @@ def test_errors_arrive_with_code_and_hint_and_the_daemon_goes_on(client: DaemonC
 
 
 def test_a_set_is_loaded_by_id_and_unloaded(client: DaemonClient) -> None:
-    loaded = client.load_model(parts=(Part("vae", id="vae/vae.safetensors"),), precision="bf16")
+    told: list[tuple[int, int, str]] = []
+    vae = (Part("vae", id="vae/vae.safetensors"),)
+    loaded = client.load_model(parts=vae, precision="bf16", on_progress=lambda *facts: told.append(facts))
     assert loaded.facts.vae is not None
+    assert told == sorted(told)
+    assert told[-1] == (4 * 83_653_863, 4 * 83_653_863, "bytes")  # fp16 in the file: hashed once, read once
     assert client.unload_model(set=loaded.set).freed_bytes == loaded.bytes
 
 
