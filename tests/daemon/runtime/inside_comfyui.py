@@ -64,6 +64,8 @@ def load(store: ModelStore, family: str, role: str, path: Path) -> Any:
 def test_a_video_vae_computes_comfyuis_very_numbers(comfy: Comfy, store: ModelStore, tmp_path: Path) -> None:
     import comfy.ldm.wan.vae as wan
 
+    if tuple(map(int, comfy.version.split(".")[:2])) < (0, 8):
+        pytest.skip("this ComfyUI builds Wan's VAE in its full width only")
     narrow = wan.WanVAE(dim=32, z_dim=16, temperal_downsample=[False, True, True])
     save_file(random_weights(narrow), tmp_path / "wan.safetensors")
     model = load(store, "wan", "vae", tmp_path / "wan.safetensors")
