@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from luna_engine.errors import InputFileError, LunaError
+from luna_engine.errors import LunaError, error_from
 from luna_engine.weights.queue import JobQueue
 
 if TYPE_CHECKING:
@@ -58,16 +58,9 @@ def _destination(queue: JobQueue, job: Job) -> Path:
     from pathlib import Path
 
     if job.error is not None:
-        raise _as_error(job.error)
+        raise error_from(job.error)
     if not job.state.is_over:
         raise LunaError(
             "convert-failed", f"the worker of {job.name} died", f"its last words are in {queue.store.log_path(job.id)}"
         )
     return Path(job.destination)
-
-
-def _as_error(record: dict[str, Any]) -> LunaError:
-    """Rebuild the worker's error."""
-    kind = InputFileError if record.get("file") else LunaError
-    names = ("code", "message", "hint", "file", "line", "column", "details")
-    return kind(**{name: record[name] for name in names if name in record})

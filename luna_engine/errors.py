@@ -79,6 +79,13 @@ class InputFileError(LunaError):
     exit_code = 4
 
 
+def error_from(record: dict[str, Any]) -> LunaError:
+    """Rebuild an error from its ``luna.error/1`` record; one that names a file is that file's fault."""
+    kind = InputFileError if record.get("file") else LunaError
+    names = ("code", "message", "hint", "file", "line", "column", "details")
+    return kind(**{name: record[name] for name in names if name in record})
+
+
 class ConversionError(LunaError):
     """A weights job failed for a reason other than its source file."""
 

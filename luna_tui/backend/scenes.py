@@ -87,7 +87,7 @@ def daemons(scene: str) -> tuple[DaemonRow, ...]:
         DaemonRow(
             "clip", "clip", "ready", running, 19283, pid=41233, uptime_s=8047, rss_bytes=1_912 * MIB,
             vram_bytes=1_940 * MIB if has_gpu else None, queue_depth=0,
-            backend="native: the only backend of this version", clients=("comfyui inline", "comfyui inline"),
+            backend="native: no ComfyUI checkout is named", clients=("comfyui inline", "comfyui inline"),
             sets=(
                 SetView("sdxl", "sdxl", ("l", "g"), 1_560 * MIB, "fp16", "device"),
                 SetView("sd15", "sd15", ("l",), 235 * MIB, "fp16", "device"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luna_engine import settings
-from luna_engine.errors import InputFileError, LunaError
+from luna_engine.errors import InputFileError, LunaError, error_from
 from luna_engine.paths import checkout_root
 from luna_engine.weights.precisions import PRECISIONS
 from luna_tui import frame
@@ -224,7 +224,7 @@ def _tell(ended: list[tuple[Path, str, Job | LunaError]]) -> int:
             error: LunaError | None = outcome
             fields = {"source": str(source), "precision": label, "state": "failed", "error": outcome.as_dict()}
         else:
-            error = _as_error(outcome.error) if outcome.error is not None else None
+            error = error_from(outcome.error) if outcome.error is not None else None
             fields = words.job_fields(outcome, None)
             if not frame.output().json:
                 click.echo(_outcome_text(outcome))
@@ -241,13 +241,6 @@ def _outcome_text(job: Job) -> str:
     written = size(job.result["size_bytes"])
     rest = "was there already" if job.state.value == "reused" else f"in {job.result['duration_s']:.1f} s"
     return f"{words.plain(job.destination)}  {written}  {rest}"
-
-
-def _as_error(record: dict[str, Any]) -> LunaError:
-    """Rebuild the worker's error, so that its exit code says whose fault it was."""
-    kind = InputFileError if record.get("file") else LunaError
-    names = ("code", "message", "hint", "file", "line", "column", "details")
-    return kind(**{name: record[name] for name in names if name in record})
 
 
 def _follow(queue: JobQueue, job: Job, bar: Bar) -> Job:
@@ -314,7 +307,7 @@ def verify(files: tuple[Path, ...], source: Path | None) -> int:
     code = worker.returncode
     for entry in entries:
         if "error" in entry:
-            frame.fail(_as_error(entry["error"]), as_json=frame.output().json)
+            frame.fail(error_from(entry["error"]), as_json=frame.output().json)
     text = "\n".join(_verified_text(entry["report"]) for entry in entries if "report" in entry)
     frame.output().data("luna.weights.verify/1", {"files": entries}, text)
     return code

@@ -94,7 +94,7 @@ def test_a_daemon_whose_logs_folder_vanished_serves_on(start_daemon: Callable[..
 def test_a_stopped_daemon_is_waited_for_to_the_deadline_and_goes_on_where_it_was(
     start_daemon: Callable[..., WireDaemon],
 ) -> None:
-    """SIGSTOP as a debugger or a laptop's lid gives it; the long form of ten seconds is in docs/reliability.md."""
+    """SIGSTOP as a debugger or a laptop's lid gives it, for a moment."""
     daemon = start_daemon()
     client = daemon.client()
     assert client.ping()
