@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from luna_daemon.runtime import contents
 from luna_daemon.runtime.files import ModelFiles, Stamp, find_roots
-from luna_daemon.runtime.parts import OpenFile, require_complete
+from luna_daemon.runtime.parts import OpenFile, require_complete, require_floats
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ def test_quantised_weights_are_left_to_the_other_backend(tmp_path: Path) -> None
     scaled = {name: torch.zeros(768, 768), "scaled_fp8": torch.zeros(2)}
     save_file(scaled, tmp_path / "scaled.safetensors")
     for file in ("fp8", "scaled"):
-        assert code_of(open_part, tmp_path / f"{file}.safetensors", "l") == "model-unsupported"
+        part, _ = open_part(tmp_path / f"{file}.safetensors", "l")
+        assert code_of(require_floats, part) == "model-unsupported"
 
 
 def test_missing_and_misshapen_tensors_are_named(model_root: Path) -> None:
