@@ -26,6 +26,10 @@ _WIDTH = 2304  # 18 heads of 128: Flux's shapes, 1+1 blocks, 0.6 GB of halves
 _CONVERT = """
 import json, sys
 from luna_engine.weights.conversion import convert
+from luna_engine.weights.kernels.seam import prepare
+from luna_engine.weights.mixes import MIXES
+if sys.argv[3].startswith("gguf"):
+    prepare({*MIXES.get(sys.argv[3], {}).values(), "Q8_0"})  # start-up: imports, and kernels compiled before
 report = convert(sys.argv[1], sys.argv[2], sys.argv[3])
 print(json.dumps({"work_s": report.duration_s, "rss": report.peak_rss_bytes, "size": report.size_bytes}))
 """
