@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from textual.binding import Binding
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from textual.widget import Widget
 
     from luna_tui.app import LunaApp
+
+_log = logging.getLogger(__name__)
 
 _TYPES = (("full: text encoders and VAE", "full"), ("clip: text encoders", "clip"), ("vae: VAE", "vae"))
 _PRECISIONS = tuple((name, name) for name in ("auto", "fp16", "bf16", "fp32"))
@@ -234,6 +237,10 @@ class DaemonForm(ModalScreen[str | None]):
                 saved = daemons.save(draft)
         except LunaError as error:
             problems, saved = (), Outcome.failed(error)
+        except Exception as error:  # noqa: BLE001 - a task border: the form must not wait for an answer for ever
+            _log.exception("the form could not be checked")
+            broken = LunaError("internal", f"{type(error).__name__}: {error}", "see luna-tui.log in the state folder")
+            problems, saved = (), Outcome.failed(broken)
         self.post_message(self.Checked(problems, saved, draft.name, wants_save=save))
 
     def on_daemon_form_checked(self, message: DaemonForm.Checked) -> None:

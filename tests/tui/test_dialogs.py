@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual import events
 from textual.widgets import Input, Select
@@ -13,6 +13,9 @@ from luna_tui.screens.daemon_form import DaemonForm
 from luna_tui.screens.help import Reader
 from luna_tui.views import FieldProblem
 from luna_tui.widgets.table import ListTable
+
+if TYPE_CHECKING:
+    import pytest
 
 
 async def test_a_question_names_the_loss_and_focuses_cancel(tui: Any) -> None:
@@ -71,6 +74,25 @@ async def test_the_form_goes_to_the_first_mistake_and_saves_when_there_is_none(t
         await tui.settled(pilot)
         assert not isinstance(pilot.app.screen, DaemonForm)
         assert backend.calls == [("daemons.save", "luna")]
+
+
+async def test_a_check_that_breaks_is_told_and_the_next_one_is_made(tui: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend("normal")
+
+    def explode(_: object) -> tuple[FieldProblem, ...]:
+        raise OSError("no sockets left")
+
+    async with tui.running(backend=backend) as pilot:
+        await pilot.press("c")
+        await tui.settled(pilot)
+        with monkeypatch.context() as broken:
+            broken.setattr(backend.daemons, "check", explode)
+            await pilot.press("ctrl+s")
+            await tui.settled(pilot)
+            assert "no sockets left" in tui.text(pilot.app)
+        await pilot.press("ctrl+s")
+        await tui.settled(pilot)
+        assert not isinstance(pilot.app.screen, DaemonForm)
 
 
 async def test_keys_typed_right_behind_a_tab_go_to_the_next_field(tui: Any) -> None:

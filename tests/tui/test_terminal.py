@@ -117,9 +117,8 @@ def test_a_daemon_lives_through_a_kill_and_a_closed_luna(terminal: Terminal, lun
     terminal.luna()
     terminal.wait_for("No daemon yet", "supervising")
     terminal.type("c")
-    terminal.wait_for("new daemon", "none: sets come later")
-    terminal.type("-N", "8", "BSpace")
-    terminal.type("-l", "clip")
+    terminal.wait_for("new daemon", "none: sets come later", "Name        luna")
+    terminal.type("-l", "clip")  # it takes the place of the suggestion, which is selected
     terminal.wait_for("Name        clip")
     terminal.type("C-s")
     terminal.wait_for("clip", "stopped")
