@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import socket
@@ -75,7 +76,9 @@ class ComfyServer:
         try:
             answer = urllib.request.urlopen(request, timeout=60)  # noqa: S310 - likewise
         except urllib.error.HTTPError as error:
-            raise AssertionError(f"{path}: {error}: {error.read().decode()[:2000]}") from error
+            body_of = error.read()
+            told = f"{error.reason}: {path}: {body_of.decode()[:2000]}"
+            raise urllib.error.HTTPError(error.url, error.code, told, error.headers, io.BytesIO(body_of)) from error
         with answer:
             return json.loads(answer.read() or b"null")
 
