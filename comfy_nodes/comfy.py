@@ -282,16 +282,16 @@ class ComfyHost:
 
         return tuple(Path(folder) for folder in folder_paths.get_folder_paths("wildcards") if Path(folder).is_dir())
 
-    def readable_roots(self) -> tuple[Path, ...] | None:
-        """Return the folders a node may read from, or None for "anywhere".
-
-        Anywhere is allowed when ComfyUI listens on loopback only: whoever reaches it is on this machine.
-        """
-        import folder_paths
+    def is_on_loopback(self) -> bool:
+        """Tell whether this ComfyUI can be reached from its own machine only."""
         from comfy.cli_args import args
 
-        if all(_is_loopback(address) for address in str(args.listen).split(",")):
-            return None
+        return all(_is_loopback(address) for address in str(args.listen).split(","))
+
+    def own_roots(self) -> tuple[Path, ...]:
+        """Return ComfyUI's own folders, their real paths: input, output, temp, models and wildcards."""
+        import folder_paths
+
         places = [
             folder_paths.get_input_directory(),
             folder_paths.get_output_directory(),
@@ -300,6 +300,12 @@ class ComfyHost:
             *folder_paths.get_folder_paths("wildcards"),
         ]
         return tuple(Path(place).resolve() for place in places)
+
+    def reads_scaled_fp8(self) -> bool:
+        """Tell whether this ComfyUI reads fp8 scales under their current names; older ones pass over them: noise."""
+        from comfy import ops
+
+        return hasattr(ops, "mixed_precision_ops")
 
     def progress(self) -> Callable[[int, int], None]:
         """Return a function that moves the running node's progress bar to (done, total); ComfyUI throttles it."""

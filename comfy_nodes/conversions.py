@@ -39,6 +39,9 @@ def converted(host: ComfyHost, source: Path, precision: str, folder: Path | None
     move = host.progress()
     try:
         while not (queue.store.load(job.id).state.is_over or (worker is not None and worker.poll() is not None)):
+            if worker is None:  # another face of Luna was faster; should its worker die, the job is ours again
+                queue.settle()
+                worker = queue.start(job.id)
             progress = queue.progress(job.id)
             if progress is not None and progress.total_bytes:
                 move(progress.done_bytes or 0, progress.total_bytes)
@@ -51,6 +54,7 @@ def converted(host: ComfyHost, source: Path, precision: str, folder: Path | None
     finally:
         if worker is not None:
             worker.wait()
+            queue.settle()  # a worker that was stopped before it could say so
     return _destination(queue, queue.store.load(job.id))
 
 

@@ -14,11 +14,12 @@ from .conversions import converted
 from .linked import INPUT, is_linked
 from .widgets import choice, text
 
+_SCALED_FP8 = "fp8_e4m3fn_scaled"
 # What the node offers, and the engine's label: the node's fp8 is the scaled form, as its name in the file says.
 _PRECISIONS = {
     "bf16": "bf16",
     "fp16": "fp16",
-    "fp8_e4m3fn": "fp8_e4m3fn_scaled",
+    "fp8_e4m3fn": _SCALED_FP8,
     "gguf_Q8_0": "gguf_Q8_0",
     "gguf_Q4_K_M": "gguf_Q4_K_M",
 }
@@ -63,7 +64,7 @@ class LunaDynamicModelLoader:
             },
             "optional": {
                 "local_weights_dir": text(
-                    "Folder for converted files, say on a fast disk. Empty: unet/optimized of the models folder."
+                    "Folder for converted files, say on a fast disk; below ComfyUI's own or the setting allowed_roots."
                 ),
             },
             "hidden": {INPUT: "STRING"},
@@ -100,6 +101,12 @@ class LunaDynamicModelLoader:
         host = comfy.current_host()
         source = host.model_path(ckpt_name)
         label = find_precision(_PRECISIONS.get(precision.strip().partition(" ")[0], precision)).label
+        if label == _SCALED_FP8 and not host.reads_scaled_fp8():
+            raise LunaError(
+                "precision-unsupported",
+                "this ComfyUI would read scaled fp8 without its scales",
+                "choose another precision, or convert with `luna weights convert --fp8-layout legacy`",
+            )
         folder = None
         if local_weights_dir.strip():
             folder = require_writable(Path(local_weights_dir), host)

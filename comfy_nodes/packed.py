@@ -218,6 +218,7 @@ class _Packable:
     bias: Any
     weight_function: list[Any]
     bias_function: list[Any]
+    compute: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]  # the layer's own function
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         packed = state_dict.get(f"{prefix}weight")
@@ -243,9 +244,6 @@ class _Packable:
             for function in self.bias_function:
                 bias = function(bias)
         return self.compute(x, weight.to(x.dtype), bias)
-
-    def compute(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        raise NotImplementedError
 
 
 class _Convolution(_Packable):

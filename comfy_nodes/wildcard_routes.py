@@ -66,15 +66,21 @@ def complete(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def find(payload: dict[str, Any]) -> dict[str, Any]:
-    """Return references to addresses that hold all words of ``words``, with their numbers of items."""
+    """Return references to addresses that hold all words of ``words``, with their numbers of items.
+
+    With words the shortest addresses come first, since they are nearest to what was asked; without, the tree's order.
+    """
     words = _text(payload, "words").casefold().split()
-    found: list[dict[str, Any]] = []
-    for node in _nodes(library_of().tree()):
-        if all(word in node.address.casefold() for word in words):
-            found.append({"reference": f"{{{node.address}}}", "address": node.address, "items": node.items})
-            if len(found) == _MOST_FOUND:
-                break
-    return {"found": found}
+    nodes = _nodes(library_of().tree())
+    fitting = [node for node in nodes if all(word in node.address.casefold() for word in words)]
+    if words:
+        fitting.sort(key=lambda node: len(node.address))
+    return {
+        "found": [
+            {"reference": f"{{{node.address}}}", "address": node.address, "items": node.items}
+            for node in fitting[:_MOST_FOUND]
+        ]
+    }
 
 
 ROUTES = {"/luna/wildcards/preview": preview, "/luna/wildcards/complete": complete, "/luna/wildcards/find": find}

@@ -128,11 +128,18 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings. ``models`` are the model roots (ComfyUI's folders are added through ``COMFYUI_PATH``)."""
+    """All settings.
+
+    Attributes:
+        models: the model roots (ComfyUI's folders are added through ``COMFYUI_PATH``).
+        allowed_roots: folders beside ComfyUI's own that nodes may write to, and read from where ComfyUI can be
+            reached from other machines.
+    """
 
     daemon: DaemonSettings = field(default_factory=DaemonSettings)
     daemons: dict[str, DaemonInstance] = field(default_factory=dict)
     models: tuple[str, ...] = ()
+    allowed_roots: tuple[str, ...] = ()
     wildcards: WildcardSettings = field(default_factory=WildcardSettings)
     weights: WeightsSettings = field(default_factory=WeightsSettings)
     ui: UiSettings = field(default_factory=UiSettings)

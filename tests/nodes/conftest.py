@@ -37,6 +37,9 @@ def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nodes_environment(tmp_path_factory: pytest.TempPathFactory, demo_models: Path) -> dict[str, str]:
     """One environment for daemon and ComfyUI: the same Luna home and ports of their own."""
     home = tmp_path_factory.mktemp("nodes-luna-home")
+    (home / "config").mkdir()
+    allowed = json.dumps([str(tmp_path_factory.getbasetemp())])
+    (home / "config" / "settings.toml").write_text(f"allowed_roots = {allowed}\n")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LUNA_")}
     return {
         **kept,
@@ -52,10 +55,8 @@ def daemon(nodes_environment: dict[str, str], demo_models: Path) -> Iterator[Dae
     """Run the daemon for all tests of this folder."""
     checkpoint = demo_models / "checkpoints" / "demo-sd15.safetensors"
     settings = Path(nodes_environment["LUNA_HOME"]) / "config" / "settings.toml"
-    settings.parent.mkdir()
-    settings.write_text(
-        f'[daemon.sets.demo]\nfamily = "sd15"\nl = "{checkpoint}"\nvae = "{checkpoint}"\ndefault = true\n'
-    )
+    with settings.open("a") as file:
+        file.write(f'[daemon.sets.demo]\nfamily = "sd15"\nl = "{checkpoint}"\nvae = "{checkpoint}"\ndefault = true\n')
     handle = DaemonHandle(nodes_environment)
     handle.start()
     yield handle

@@ -25,8 +25,11 @@ class FolderHost(comfy.ComfyHost):
     def wildcard_folders(self) -> tuple[Path, ...]:
         return (self.folder,)
 
-    def readable_roots(self) -> tuple[Path, ...] | None:
-        return self.roots
+    def is_on_loopback(self) -> bool:
+        return self.roots is None
+
+    def own_roots(self) -> tuple[Path, ...]:
+        return (self.folder.resolve(),) if self.roots is None else self.roots
 
     def lora_files(self) -> list[str]:
         return list(self.models.get("loras", ()))

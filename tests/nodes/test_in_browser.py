@@ -161,7 +161,8 @@ def test_a_reference_is_picked_from_the_library_and_completed_while_typing(page:
     click(page, "LunaYAMLWildcard", "Insert from the library")
     page.wait_for("document.querySelectorAll('.luna-library .luna-row').length > 5")
     page.send("Input.insertText", text="weather sky")
-    page.wait_for("document.querySelectorAll('.luna-library .luna-row').length === 1")
+    first = "document.querySelector('.luna-library .luna-row').firstChild.textContent"
+    page.wait_for(f"/^.?weather:sky/.test({first})")
     page.evaluate(
         "document.querySelector('.luna-library .luna-row').dispatchEvent(new MouseEvent('mousedown', {bubbles: true}))"
     )
