@@ -11,7 +11,7 @@ from luna_engine.wildcards import ChoiceKind, RuleOptions
 
 from . import comfy, wildcard_library
 from .widgets import choice, flag, integer, seed, text
-from .wildcard_library import missing_input
+from .wildcard_library import missing_input, template_input
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,11 +50,7 @@ class LunaPromptCraft:
         """Declare the template and which rules count."""
         return {
             "required": {
-                "template": text(
-                    "The template. Text outside braces stays as written, line breaks included.",
-                    DEFAULT_TEMPLATE,
-                    multiline=True,
-                ),
+                "template": template_input(DEFAULT_TEMPLATE),
                 "seed": seed("Every value is a seed and reproduces the same prompt, 0 included."),
             },
             "optional": {

@@ -11,7 +11,7 @@ from . import comfy, lora_choices, wildcard_library
 from .lora_choices import embedding_choice, is_empty, lora_choice
 from .reports import status_text
 from .widgets import number, seed, text
-from .wildcard_library import directory_inputs, library_of, missing_input
+from .wildcard_library import directory_inputs, library_of, missing_input, template_input
 from .wildcards import CATEGORY, DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
@@ -59,11 +59,7 @@ class LunaWildcardBuilder:
         incoming = {"forceInput": True, "tooltip": "LoRA tags of another node; they come before those of the slots."}
         return {
             "required": {
-                "prompt_template": text(
-                    "The template. Text outside braces stays as written, line breaks included.",
-                    DEFAULT_TEMPLATE,
-                    multiline=True,
-                ),
+                "prompt_template": template_input(DEFAULT_TEMPLATE),
                 "seed": seed("Every value is a seed and reproduces the same prompt, 0 included."),
             },
             "optional": {

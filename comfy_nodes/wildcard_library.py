@@ -40,6 +40,11 @@ def directory_inputs() -> dict[str, Declaration]:
     }
 
 
+def template_input(default: str) -> Declaration:
+    """Declare the template of a prompt."""
+    return text("The template. Text outside braces stays as written, line breaks included.", default, multiline=True)
+
+
 def missing_input() -> dict[str, Declaration]:
     """Declare what a reference that nobody defines does."""
     return {

@@ -10,7 +10,7 @@ from luna_engine.errors import WildcardError
 from . import comfy, wildcard_library
 from .reports import status_text
 from .widgets import choice, flag, integer, seed, text
-from .wildcard_library import directory_inputs, library_of, missing_input
+from .wildcard_library import directory_inputs, library_of, missing_input, template_input
 
 if TYPE_CHECKING:
     from luna_engine.wildcards import Batch, WildcardLibrary
@@ -45,11 +45,7 @@ class LunaYAMLWildcard:
         """Declare the templates and where they look."""
         return {
             "required": {
-                "prompt_template": text(
-                    "The template. Text outside braces stays as written, line breaks included.",
-                    DEFAULT_TEMPLATE,
-                    multiline=True,
-                ),
+                "prompt_template": template_input(DEFAULT_TEMPLATE),
                 "seed": seed("Every value is a seed and reproduces the same prompt, 0 included."),
             },
             "optional": {
@@ -121,11 +117,7 @@ class LunaYAMLWildcardBatch:
         """Declare template, number and how to draw."""
         return {
             "required": {
-                "prompt_template": text(
-                    "The template. Text outside braces stays as written, line breaks included.",
-                    DEFAULT_TEMPLATE,
-                    multiline=True,
-                ),
+                "prompt_template": template_input(DEFAULT_TEMPLATE),
                 "count": integer("How many prompts.", 10, 1, 1000),
                 "seed": seed("The base seed. Neighbouring base seeds share no prompt but by chance."),
             },

@@ -6,16 +6,15 @@ Weights are kept in 16 bits at most and upcast layer by layer; activations are f
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from luna_daemon.model_messages import EncoderFacts
 from luna_daemon.runtime.attention import attend
-from luna_daemon.runtime.side_path import Slot, find_slots
-from luna_daemon.runtime.stored import RootMeanSquareNorm, StoredLinear, build, fill
+from luna_daemon.runtime.stored import RootMeanSquareNorm, StoredLinear, build
+from luna_daemon.runtime.stored_encoder import StoredEncoder
 from luna_daemon.runtime.text_encoder import HiddenStates, look_up
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def _scores_mask(mask: torch.Tensor) -> torch.Tensor:
     return causal + padding[:, None, None, :]
 
 
-class Qwen3Encoder:
+class Qwen3Encoder(StoredEncoder):
     """Qwen3 with its weights.
 
     Args:
@@ -148,19 +147,16 @@ class Qwen3Encoder:
         device: where it runs.
     """
 
-    has_pooled = False
+    row_max = ROW_MAX
     is_masked = True
 
     def __init__(self, shape: Qwen3Shape, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+        super().__init__(shape, lambda: _Qwen3(shape), tensors, DECIDING, device)
         self.shape = shape
-        self.device = device
-        self._model = build(lambda: _Qwen3(shape))
-        self.dtype = fill(self._model, tensors, DECIDING)
 
     @property
-    def facts(self) -> EncoderFacts:
-        """Sizes for tokenizers."""
-        return EncoderFacts(self.shape.layers, self.shape.width, ROW_MAX, self.shape.vocabulary)
+    def _model(self) -> _Qwen3:
+        return cast("_Qwen3", self._module)
 
     def run(
         self,
@@ -187,23 +183,6 @@ class Qwen3Encoder:
         """Apply the norm behind the last block."""
         out: torch.Tensor = self._model.model.norm(hidden)
         return out
-
-    def project(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return it as it is: Qwen3 has neither pooled state nor projection."""
-        return pooled
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the weights under their standalone names."""
-        return dict(self._model.state_dict())
-
-    def slots(self) -> dict[str, Slot]:
-        """Return where each weight lives, by its standalone name."""
-        return dict(find_slots(self._model, self.dtype))
-
-    def to(self, device: torch.device) -> None:
-        """Move the weights; they compute where they are."""
-        self._model.to(device)
-        self.device = device
 
 
 def expected_shapes(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from luna_daemon.model_messages import EncoderFacts
 from luna_daemon.runtime.attention import attend
-from luna_daemon.runtime.side_path import Slot, find_slots
-from luna_daemon.runtime.stored import RootMeanSquareNorm, StoredLinear, build, fill
+from luna_daemon.runtime.stored import RootMeanSquareNorm, StoredLinear, build
+from luna_daemon.runtime.stored_encoder import StoredEncoder
 from luna_daemon.runtime.text_encoder import HiddenStates, look_up
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def relative_buckets(length: int) -> torch.Tensor:
     return torch.where(away < near, away, far) + (distance > 0) * side
 
 
-class T5Encoder:
+class T5Encoder(StoredEncoder):
     """T5's encoder with its weights.
 
     Args:
@@ -165,19 +164,16 @@ class T5Encoder:
         device: where it runs.
     """
 
-    has_pooled = False
+    row_max = ROW_MAX
     is_masked = False
 
     def __init__(self, shape: T5Shape, tensors: Mapping[str, torch.Tensor], device: torch.device) -> None:
+        super().__init__(shape, lambda: _T5(shape), tensors, DECIDING, device)
         self.shape = shape
-        self.device = device
-        self._model = build(lambda: _T5(shape))
-        self.dtype = fill(self._model, tensors, DECIDING)
 
     @property
-    def facts(self) -> EncoderFacts:
-        """Sizes for tokenizers."""
-        return EncoderFacts(self.shape.layers, self.shape.width, ROW_MAX, self.shape.vocabulary)
+    def _model(self) -> _T5:
+        return cast("_T5", self._module)
 
     def run(
         self,
@@ -204,23 +200,6 @@ class T5Encoder:
         """Apply the norm behind the last block."""
         out: torch.Tensor = self._model.encoder.final_layer_norm(hidden)
         return out
-
-    def project(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Return it as it is: T5 has neither pooled state nor projection."""
-        return pooled
-
-    def state(self) -> dict[str, torch.Tensor]:
-        """Return the weights under their standalone names."""
-        return dict(self._model.state_dict())
-
-    def slots(self) -> dict[str, Slot]:
-        """Return where each weight lives, by its standalone name."""
-        return dict(find_slots(self._model, self.dtype))
-
-    def to(self, device: torch.device) -> None:
-        """Move the weights; they compute where they are."""
-        self._model.to(device)
-        self.device = device
 
 
 def expected_shapes(shape: T5Shape) -> dict[str, tuple[int, ...]]:
