@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from luna_engine.wildcards import WildcardLibrary
+from tests.unit.wildcards.rule_library import FILES, made
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,3 +39,9 @@ def folder(tmp_path: Path) -> Path:
 def library(folder: Path) -> WildcardLibrary:
     """The library of `folder`."""
     return WildcardLibrary.load(folder)
+
+
+@pytest.fixture
+def coast(tmp_path: Path) -> WildcardLibrary:
+    """A library with every kind of rule."""
+    return made(tmp_path, FILES)

@@ -1,79 +1,20 @@
-"""Rules: what is drawn together, what is added, what is told. WILDCARDS section 9, point by point."""
+"""Rules: what is drawn together and what is told. WILDCARDS section 9, point by point."""
 
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luna_engine.errors import LunaError
-from luna_engine.wildcards import ChoiceKind, Expansion, RuleOptions, WildcardLibrary
+from luna_engine.wildcards import ChoiceKind, RuleOptions, WildcardLibrary
+from tests.unit.wildcards.rule_library import CLOTHING, FILES, ONLY_CONSTRAINTS, items, made, notes, relaxed
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-PLACE = """\
-beach: [{value: a beach, tags: [sea, summer]}]
-slope: [{value: a ski slope, id: slope-1, tags: [winter]}]
-hall: [a hall]
-"""
-CLOTHING = "a parka\nred swimwear\nleather sandals\na long coat\na chair cover\n"
-CONSTRAINTS = """\
-place:beach:
-  clothing:
-    compatible: ["10::swimwear", sandals]
-    incompatible: [parka]
-clothing:
-  context_preferences:
-    - {when: [winter], prefer: ["4::coat"], avoid: [sandals], require: [parka, coat]}
-"""
-MODIFIERS = "place:beach:\n  clothing: {modifiers: ['2::wet', sun-bleached], incompatible: [sandals]}\n"
-EXPANDERS = "place:beach:\n  light: {paths: [light:day], values: [sea haze], count: [1, 2], weight: 0.6}\n"
-LORAS = """\
-place:beach:
-  loras: [{name: coast, model_weight: 0.8, clip_weight: 0.6, trigger: "surf, dunes", priority: 2}]
-  embeddings: [{name: seafoam, weight: 1.1, polarity: positive}, {name: drought, polarity: negative}]
-place:
-  loras: [{name: anywhere, trigger: wide open}]
-"""
-FILES = {
-    "place.yaml": PLACE,
-    "clothing.txt": CLOTHING,
-    "light.yaml": "day: [noon sun, soft haze, glare]\n",
-    "constraints_coast.yaml": CONSTRAINTS,
-    "modifiers_coast.yaml": MODIFIERS,
-    "expanders_coast.yaml": EXPANDERS,
-    "lora_coast.yaml": LORAS,
-}
-ONLY_CONSTRAINTS = RuleOptions(modifiers=False, expanders=False, lora_links=False)
-
-
-def made(folder: Path, files: dict[str, str]) -> WildcardLibrary:
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text, "utf-8")
-    return WildcardLibrary.load(folder)
-
-
-@pytest.fixture
-def coast(tmp_path: Path) -> WildcardLibrary:
-    return made(tmp_path, FILES)
-
-
-def items(result: Expansion) -> set[str]:
-    return {choice.value for choice in result.choices if choice.kind is ChoiceKind.ITEM}
-
-
-def notes(result: Expansion) -> list[tuple[str, str | None, int | None]]:
-    return [(choice.written, choice.file, choice.line) for choice in result.choices if choice.kind is ChoiceKind.RULE]
-
-
-def relaxed(result: Expansion) -> list[tuple[str | None, int | None]]:
-    return [(found.file, found.line) for found in result.diagnostics if found.code == "rule-relaxed"]
-
 
 # -- off unless asked for
 
@@ -374,154 +315,6 @@ def test_rejected_candidates_are_named_under_the_pick_that_took_their_place(coas
         for note in notes(coast.expand("{place:beach} {clothing}", seed, rules=ONLY_CONSTRAINTS))
     ]
     assert ("place:beach with clothing: incompatible parka", "constraints_coast.yaml", 4) in told
-
-
-# -- additions
-
-
-def test_modifiers_follow_their_target_and_leave_the_incompatible_alone(coast: WildcardLibrary) -> None:
-    only = RuleOptions(expanders=False, lora_links=False)
-    texts = {coast.expand("{clothing} at {place:beach}", seed, rules=only).text for seed in range(80)}
-    assert texts == {
-        "red swimwear, wet at a beach",
-        "red swimwear, sun-bleached at a beach",
-        "leather sandals at a beach",
-    }
-    assert coast.expand("{clothing} at {place:hall}", 1, rules=only).text.endswith(" at a hall")
-
-
-def test_the_older_action_shape_modifies_with_a_blank(tmp_path: Path) -> None:
-    files = {
-        "act.yaml": "[{value: diving, tags: [swimming]}]",
-        "clothing.txt": "a suit\n",
-        "modifiers_a.yaml": "action:\n  swimming:\n    modify_clothing:\n      any: [dripping]\n",
-    }
-    assert made(tmp_path, files).expand("{act} in {clothing}", 0, rules=RuleOptions()).text == (
-        "diving in a suit dripping"
-    )
-
-
-def test_expanders_append_distinct_additions_with_their_probability(coast: WildcardLibrary) -> None:
-    only = RuleOptions(modifiers=False, lora_links=False)
-    counts = {0: 0, 1: 0, 2: 0}
-    for seed in range(300):
-        text = coast.expand("{place:beach}", seed, rules=only).text
-        added = text.split(", ")[1:]
-        assert set(added) <= {"sea haze", "noon sun", "soft haze", "glare"}
-        assert len(added) == len(set(added))
-        counts[len(added)] += 1
-    assert 0.3 < counts[0] / 300 < 0.5
-    assert counts[1] > 50
-    assert counts[2] > 50
-
-
-def test_each_pick_is_expanded_once_and_additions_never_again(tmp_path: Path) -> None:
-    files = {
-        "place.txt": "pier\n",
-        "expanders_a.yaml": "place: {more: {paths: [place], values: [gulls], count: 5}}\n",
-    }
-    result = made(tmp_path, files).expand("{place}", 0, rules=RuleOptions())
-    assert sorted(result.text.split(", ")) == ["gulls", "pier", "pier"]
-
-
-def test_additions_are_drawn_like_any_reference(tmp_path: Path) -> None:
-    files = {
-        "place.txt": "beach\n",
-        "sky.yaml": "- snow\n- 'sun over {sea}'\n",
-        "sea.txt": "surf\n",
-        "expanders_a.yaml": "place: {sky: {paths: [sky], count: 1}}\n",
-        "constraints_a.yaml": "place: {sky: {incompatible: [snow]}}\n",
-    }
-    library = made(tmp_path, files)
-    assert {library.expand("{place}", seed, rules=RuleOptions()).text for seed in range(20)} == {"beach, sun over surf"}
-
-
-def test_the_older_expander_shape_adds_one_or_two(tmp_path: Path) -> None:
-    files = {"place.txt": "pier\n", "expanders_a.yaml": "place: {base: [a], details: [b], atmosphere: [c]}\n"}
-    library = made(tmp_path, files)
-    sizes = {library.expand("{place}", seed, rules=RuleOptions()).text.count(",") for seed in range(60)}
-    assert sizes == {1, 2}
-
-
-# -- links
-
-
-def test_links_come_from_the_nearest_path_and_bring_words_and_embeddings(coast: WildcardLibrary) -> None:
-    only = RuleOptions(modifiers=False, expanders=False)
-    result = coast.expand_parts({"": "dunes by {place:beach}", "negative": "blur"}, 0, rules=only)
-    assert result.text == "dunes by a beach, surf, (embedding:seafoam:1.1)"
-    assert result.parts["negative"] == "blur, embedding:drought"
-    assert result.links is not None
-    (lora,) = result.links.loras
-    assert (lora.name, lora.model_weight, lora.clip_weight, lora.priority) == ("coast", 0.8, 0.6, 2)
-    assert lora.choice is not None
-    assert result.choices[lora.choice].value == "a beach"
-    assert result.links.trigger_words == ("surf", "dunes")
-    assert coast.expand("{place:hall}", 0, rules=only).text == "a hall, wide open"
-
-
-def test_trigger_words_stay_out_when_switched_off_and_negative_embeddings_make_a_part(coast: WildcardLibrary) -> None:
-    only = RuleOptions(modifiers=False, expanders=False, trigger_words=False)
-    result = coast.expand("{place:beach}", 0, rules=only)
-    assert result.text == "a beach, (embedding:seafoam:1.1)"
-    assert result.parts["negative"] == "embedding:drought"
-    assert result.links is not None
-    assert result.links.trigger_words == ("surf", "dunes")
-
-
-def test_loras_come_once_by_priority_and_fit_the_base_model(tmp_path: Path) -> None:
-    files = {
-        "a.txt": "one\n",
-        "b.txt": "two\n",
-        "lora_a.yaml": (
-            "a: {loras: [{name: low, priority: 1}, {name: both, priority: 2}, {name: f, base_model: Flux.1 D}]}\n"
-            "b: {loras: [{name: both, priority: 9, base_model: Pony}, {name: late}]}\n"
-        ),
-    }
-    library = made(tmp_path, files)
-
-    def names(**options: Any) -> list[str]:
-        links = library.expand("{a} {b}", 0, rules=RuleOptions(**options)).links
-        return [lora.name for lora in links.loras] if links else []
-
-    assert names() == ["both", "low", "f", "late"]
-    assert names(base_model="Illustrious") == ["both", "low", "late"]
-    assert names(base_model="flux") == ["both", "low", "f", "late"]
-    assert names(max_loras=1) == ["both"]
-    assert names(max_loras=0) == []
-    assert names(lora_links=False) == []
-
-
-# -- groups of weights
-
-
-def test_groups_of_weights_count_always_and_zero_excludes(tmp_path: Path) -> None:
-    files = {
-        "boat.yaml": "- brig\n- 2::skiff\n- raft\n",
-        "wildcard_rules.yaml": (
-            "weights:\n  rare: {items: [brig], weight: 0.5}\n  never: {items: [raft, brig], weight: 0}\n"
-        ),
-    }
-    library = made(tmp_path, files)
-    result = next(found for found in (library.expand("{boat}", seed) for seed in range(50)) if found.text == "brig")
-    assert result.choices[0].probability == pytest.approx(0.2)
-    assert notes(result) == [("rare: weight x 0.5", "wildcard_rules.yaml", 2)]
-    assert {library.expand("{boat}", seed).text for seed in range(60)} == {"brig", "skiff"}
-    assert {library.expand("{2$$ $$__boat__}", seed).text for seed in range(20)} <= {"brig skiff", "skiff brig"}
-    assert library.count("{boat}") == 2
-    assert {item.weight.micro for item in library.items("boat")} == {1_000_000, 2_000_000}
-
-
-def test_a_group_finds_its_items_in_large_text_files_too(tmp_path: Path) -> None:
-    files = {
-        "many.txt": "".join(f"line {n}\n" for n in range(3000)) + "a Brig under sail\n",
-        "wildcard_rules.yaml": "weights: {all: {items: [brig], weight: 5000}}\n",
-        "other.txt": "one\ntwo\n",
-    }
-    library = made(tmp_path, files)
-    texts = [library.expand("{many}", seed).text for seed in range(60)]
-    assert texts.count("a Brig under sail") > 20
-    assert library.snapshot.pool(library.snapshot.index.resolve("other").target).sums is None
 
 
 # -- rule files
