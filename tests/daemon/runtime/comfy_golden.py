@@ -59,6 +59,7 @@ def main(comfyui: str, checkpoint: str, embeddings: str, out: str, *flags: str) 
 
     tensors: dict[str, torch.Tensor] = {}
     facts: dict[str, dict[str, object]] = {}
+    torch.set_num_threads(1)  # as in the tests: a convolution's sums depend on how many threads share them
     with torch.inference_mode():
         if "--vae" in flags:
             import comfy.utils
