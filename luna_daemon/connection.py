@@ -1,25 +1,25 @@
-"""The daemon's end of one connection: handshake, then one reader thread that admits, answers or queues requests."""
+"""The daemon's end of one connection: one reader thread that admits, answers or queues requests."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import os
 import socket
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon import auth, frames, platform
-from luna_daemon.fields import decode_body, plain
-from luna_daemon.messages import MAGIC, PROTOCOL, Auth, Challenge, Hello, OpenShm, ShmOpened
-from luna_daemon.protocol import COMMANDS, Lane, check_tensors
+from luna_daemon import frames
+from luna_daemon.connection_memory import ConnectionMemory
+from luna_daemon.fields import decode_body
+from luna_daemon.handshake import Handshake, Rejected
+from luna_daemon.messages import OpenShm
+from luna_daemon.protocol import Lane, check_tensors
+from luna_daemon.replies import error_record, reply_frame, timing
+from luna_daemon.request_header import command_name, read_request_header, released_offsets
 from luna_daemon.runtime.executor import internal_error
 from luna_daemon.runtime.queue import DONE, Job
-from luna_daemon.shared_memory import SharedMemory
-from luna_daemon.stream import ConnectionLostError, FrameReader, FrameWriter, wait_readable
-from luna_daemon.transport import NOT_OPENED, OVER_TCP, Carrier
+from luna_daemon.stream import ConnectionLostError, FrameReader, FrameWriter
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
@@ -30,20 +30,9 @@ if TYPE_CHECKING:
     from luna_daemon.service import DaemonService
     from luna_daemon.stream import Announced
 
-HANDSHAKE_SECONDS = 2.0
-DEADLINE_MS = 120_000
 UNSENT_BYTES_MAX = 64 * frames.MIB
 EVENT_BYTES_AHEAD = 65_536
-_REQUEST_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "progress", "trace", "released"})
 _log = logging.getLogger("luna.connection")
-
-
-class Rejected(Exception):  # noqa: N818 - a signal between two functions of this module
-    """The handshake failed; ``error`` is told to the peer, None if it spoke no Luna at all."""
-
-    def __init__(self, error: DaemonError | None, why: str) -> None:
-        super().__init__(why)
-        self.error = error
 
 
 class Connection:
@@ -56,8 +45,8 @@ class Connection:
         self._port = port
         self._reader = FrameReader(link, service.limits)
         self._writer = FrameWriter(link, self.hang_up)
-        self._carrier = Carrier(is_reusing=True, reason=NOT_OPENED if port is None else OVER_TCP)
-        self._shared_bytes = 0
+        self._memory = ConnectionMemory(service.shared_memory, is_local=port is None)
+        self._carrier = self._memory.carrier
         self._jobs: dict[int, Job] = {}
         self._jobs_lock = threading.Lock()
         self.name = "?"
@@ -98,64 +87,18 @@ class Connection:
     def handshake(self) -> bool:
         """Let the client say hello and prove itself; False if it may not stay."""
         try:
-            self._shake_hands(time.monotonic() + HANDSHAKE_SECONDS)
+            hands = Handshake(self._socket, self._reader, self._send, self._service.token, self._port)
+            hello = hands.run(lambda _: self._service.welcome(is_local=self._port is None))
         except Rejected as rejected:
             if rejected.error is not None:
-                self._send({"id": None, "ok": False, "error": _error_record(rejected.error)})
+                self._send({"id": None, "ok": False, "error": error_record(rejected.error)})
             self._service.note_rejected(str(rejected))
             return False
         except (ConnectionLostError, OSError) as error:
             self._service.note_rejected(str(error))
             return False
-        return True
-
-    def _shake_hands(self, deadline: float) -> None:
-        if self._port is None and platform.peer_uid(self._socket) != os.getuid():
-            raise Rejected(
-                DaemonError("daemon-auth", "this socket belongs to another user"), "a foreign user connected"
-            )
-        request, raw = self._handshake_frame("hello", deadline)
-        _check_version(raw)
-        hello = _handshake_body(Hello, raw)
-        if not auth.is_nonce(hello.nonce):
-            raise Rejected(DaemonError("request-invalid", "body.nonce: expected 32 bytes in hex"), "bad nonce")
-        if self._port is not None:
-            request = self._prove(request, hello, self._port, deadline)
         self.name, self.pid = hello.client.name, hello.client.pid
-        self._send({"id": request, "ok": True, "body": plain(self._service.welcome(is_local=self._port is None))})
-
-    def _prove(self, request: int, hello: Hello, port: int, deadline: float) -> int:
-        nonce = auth.new_nonce()
-        token = self._service.token
-        mine = auth.proof(token, "server", port, hello.nonce, nonce)
-        self._send({"id": request, "ok": True, "body": plain(Challenge(nonce, mine))})
-        request, raw = self._handshake_frame("auth", deadline)
-        expected = auth.proof(token, "client", port, hello.nonce, nonce)
-        if not auth.is_proof(_handshake_body(Auth, raw).proof, expected):
-            raise Rejected(
-                DaemonError(
-                    "daemon-auth",
-                    "the client does not know this user's token",
-                    "both sides must run as the same user with the same LUNA_HOME",
-                ),
-                "a wrong token",
-            )
-        return request
-
-    def _handshake_frame(self, command: str, deadline: float) -> tuple[int, Any]:
-        left = deadline - time.monotonic()
-        if not self._reader.has_bytes and not wait_readable(self._socket, left):
-            raise Rejected(None, "nothing was said in time")
-        try:
-            announced = self._reader.announced(frames.HELLO_BYTES_MAX, 0, max(0.0, deadline - time.monotonic()))
-        except ConnectionLostError:
-            raise
-        except DaemonError as error:
-            raise Rejected(None, f"no Luna frame: {error.message}") from error
-        request, name = announced.header.get("id"), announced.header.get("cmd")
-        if type(request) is not int or request < 1 or name != command:
-            raise Rejected(None, f"expected {command}")
-        return request, announced.header.get("body")
+        return True
 
     def serve(self) -> None:
         """Read requests until the client goes, then give up what it still waits for."""
@@ -168,14 +111,14 @@ class Connection:
         except ConnectionLostError:
             pass  # the usual end
         except DaemonError as error:
-            self._send({"id": None, "ok": False, "error": _error_record(error)})
+            self._send({"id": None, "ok": False, "error": error_record(error)})
             self._service.watch.meter.answered("unknown", error.code)
             _log.warning("%s closed: %s", self.name, error.message, extra={"code": error.code})
             self._writer.close(1.0)
         finally:
             self._writer.close()
             self.hang_up()
-            self._close_shared()
+            self._memory.close()
             self._service.watch.events.forget(self)
             for job in self._open_jobs():
                 self._service.cancel(job)
@@ -195,7 +138,7 @@ class Connection:
         received = False
         try:
             if "released" in header:
-                self._carrier.free(_offsets(header["released"]))
+                self._carrier.free(released_offsets(header["released"]))
             command, job = self._judge(header, request)
             if command.lane is Lane.NOW and announced.segments:
                 raise DaemonError("tensor-invalid", f"{command.name} takes no segments")
@@ -217,32 +160,15 @@ class Connection:
                 self._service.admission.leave(self, nbytes)
             if not received:
                 self._reader.skip(announced.payload_bytes)
-            self._service.watch.meter.answered(_known(header.get("cmd")), error.code)
+            self._service.watch.meter.answered(command_name(header.get("cmd")), error.code)
             self._fail(request, error)
             return
         self._enqueue(job)
 
     def _judge(self, header: dict[str, Any], request: int) -> tuple[Command, Job | None]:
         """Check a header; return its command, and the job unless it is answered at once."""
-        if not header.keys() <= _REQUEST_KEYS:
-            unknown = header.keys() - _REQUEST_KEYS
-            raise DaemonError("request-invalid", f"{min(unknown)}: unknown field", details={"path": min(unknown)})
-        name = header.get("cmd")
-        command = COMMANDS.get(name) if isinstance(name, str) else None
-        if command is None or name in {"hello", "auth"}:
-            raise DaemonError("command-unknown", f"no command {name!r} here", "see the welcome's list of commands")
-        deadline_ms = header.get("deadline_ms", DEADLINE_MS)
-        if type(deadline_ms) is not int or deadline_ms < 1:
-            raise DaemonError("request-invalid", "deadline_ms: expected a positive integer")
-        priority = header.get("priority", "interactive")
-        if priority not in {"interactive", "bulk"}:
-            raise DaemonError("request-invalid", "priority: expected interactive or bulk")
-        trace = header.get("trace")
-        if trace is not None and (not isinstance(trace, str) or len(trace) > 128):
-            raise DaemonError("request-invalid", "trace: expected a W3C traceparent")
-        wants_progress = header.get("progress", False)
-        if not isinstance(wants_progress, bool):
-            raise DaemonError("request-invalid", "progress: expected true or false")
+        asked = read_request_header(header)
+        command = asked.command
         if request in self._jobs:
             raise DaemonError("request-invalid", f"id: {request} is in flight on this connection already")
         if command.lane is Lane.NOW:
@@ -254,26 +180,26 @@ class Connection:
             command=command,
             body=decode_body(command.request, header.get("body", {}), strict=True),
             tensors={},
-            deadline=time.monotonic() + deadline_ms / 1000,
+            deadline=time.monotonic() + asked.deadline_s,
             finish=self._finish,
-            is_bulk=priority == "bulk",
-            trace=trace,
+            is_bulk=asked.is_bulk,
+            trace=asked.trace,
         )
-        if command.streams or wants_progress:
+        if command.streams or asked.wants_progress:
             numbers = itertools.count()
             job.tell = lambda part: self._send({"id": request, "part": next(numbers), "body": part})
-            job.wants_progress = wants_progress
+            job.wants_progress = asked.wants_progress
         return command, job
 
     def _answer_now(self, command: Command, request: int, raw: Any) -> None:
         try:
             body = decode_body(command.request, {} if raw is None else raw, strict=True)
             if isinstance(body, OpenShm):
-                self._open_shared(request, body)
+                self._memory.open_shared(request, body, self._reader, self._writer)
                 self._service.watch.meter.answered(command.name, "ok")
                 return
             reply, tensors = self._service.answer_now(self, command, body)
-            frame = _reply_frame(command, request, reply, tensors)
+            frame = reply_frame(command, request, reply, tensors)
         except DaemonError as error:
             self._refuse_now(command, request, error)
         except Exception:  # noqa: BLE001 - border of a task, logged with its traceback
@@ -282,43 +208,6 @@ class Connection:
             self._service.watch.meter.answered(command.name, "ok")
             self._send(*frame)
             self._service.replied(body)
-
-    def _open_shared(self, request: int, body: OpenShm) -> None:
-        """Make this connection's shared memory and pass it on."""
-        if self._carrier.shared is not None:
-            raise DaemonError("transport-failed", "it is open already")
-        try:
-            shared, descriptors = self._make_shared(body)
-        except DaemonError as error:
-            self._carrier.reason = error.message
-            raise
-        reply = ShmOpened(shared.generation, body.up_bytes, body.down_bytes)
-        try:
-            header = {"id": request, "ok": True, "body": plain(reply)}
-            self._writer.send_with_descriptors(frames.encode_frame(header), descriptors)
-        finally:
-            for descriptor in descriptors:
-                os.close(descriptor)
-        self._carrier.open(shared, self._reader, body.from_bytes)
-
-    def _make_shared(self, body: OpenShm) -> tuple[SharedMemory, list[int]]:
-        if self._port is not None:
-            raise DaemonError("transport-failed", OVER_TCP)
-        wanted = body.up_bytes + body.down_bytes
-        self._service.shared_memory.take(wanted)
-        try:
-            made = SharedMemory.create(body.up_bytes, body.down_bytes)
-        except BaseException:
-            self._service.shared_memory.give(wanted)
-            raise
-        self._shared_bytes = wanted
-        return made
-
-    def _close_shared(self) -> None:
-        self._carrier.close()
-        if self._shared_bytes:
-            self._service.shared_memory.give(self._shared_bytes)
-            self._shared_bytes = 0
 
     def _refuse_now(self, command: Command, request: int, error: DaemonError) -> None:
         self._service.watch.meter.answered(command.name, error.code)
@@ -364,8 +253,8 @@ class Connection:
 
     def _send_answer(self, job: Job, reply: Any, tensors: list[WireTensor]) -> None:
         try:
-            header, outgoing = _reply_frame(job.command, job.request, reply, tensors)
-            header["ms"] = _timing(job)
+            header, outgoing = reply_frame(job.command, job.request, reply, tensors)
+            header["ms"] = timing(job)
             total = sum(tensor.nbytes for tensor in outgoing)
             if total > self._service.limits.payload_out_bytes:
                 raise DaemonError("value-range", f"the result takes {total} bytes", "ask for fewer images at once")
@@ -393,7 +282,7 @@ class Connection:
         watch.ended(job, self.name, "ok", header["ms"], header.get("did"))
 
     def _refuse(self, job: Job, error: DaemonError) -> None:
-        self._service.watch.ended(job, self.name, error.code, _timing(job))
+        self._service.watch.ended(job, self.name, error.code, timing(job))
         self._fail(job.request, error)
 
     def refuse_wait(self, job: Job) -> bool:
@@ -403,7 +292,7 @@ class Connection:
                 return False
         job.finish = self._finish_unseen
         hint = "ask again after retry_after_ms"
-        self._service.watch.ended(job, self.name, "daemon-loading", _timing(job))
+        self._service.watch.ended(job, self.name, "daemon-loading", timing(job))
         self._fail(job.request, DaemonError("daemon-loading", "the set is being loaded", hint, retry_after_ms=500))
         return True
 
@@ -413,82 +302,7 @@ class Connection:
             _log.warning("a load nobody waits for failed: %s", answer, extra={"code": answer.code})
 
     def _fail(self, request: int, error: DaemonError) -> None:
-        self._send({"id": request, "ok": False, "error": _error_record(error)})
+        self._send({"id": request, "ok": False, "error": error_record(error)})
 
     def _send(self, header: dict[str, Any], tensors: list[WireTensor] | None = None) -> None:
         self._writer.send(frames.encode_frame(header, tensors or ()))
-
-
-def _offsets(raw: Any) -> list[int]:
-    if not isinstance(raw, list) or not all(type(item) is int for item in raw):
-        raise DaemonError("request-invalid", "released: expected a list of offsets")
-    return raw
-
-
-def _known(name: Any) -> str:
-    """Return a command's name for the metrics, whatever it was that a client sent in its place."""
-    return name if isinstance(name, str) and name in COMMANDS else "unknown"
-
-
-def _check_version(raw: Any) -> None:
-    """Judge magic and protocol before anything else, so that any future client gets a clear answer."""
-    said = raw if isinstance(raw, dict) else {}
-    magic, offered = said.get("magic"), said.get("protocol")
-    is_range = isinstance(offered, list) and len(offered) == 2 and all(type(item) is int for item in offered)
-    low, high = offered if isinstance(offered, list) and is_range else (0, 0)
-    if magic == MAGIC and low <= PROTOCOL <= high:
-        return
-    raise Rejected(
-        DaemonError(
-            "protocol-mismatch",
-            f"this daemon speaks protocol {PROTOCOL} of {MAGIC}, the client offered {offered!r} of {magic!r}",
-            "update the older of the two: both come from the same Luna version",
-            details={"daemon": [PROTOCOL, PROTOCOL], "client": offered if is_range else None},
-        ),
-        "another protocol",
-    )
-
-
-def _handshake_body(kind: Any, raw: Any) -> Any:
-    try:
-        return decode_body(kind, raw, strict=True)
-    except DaemonError as error:
-        raise Rejected(error, error.message) from error
-
-
-def _reply_frame(
-    command: Command, request: int, reply: Any, tensors: list[WireTensor]
-) -> tuple[dict[str, Any], list[WireTensor]]:
-    body = plain(reply)
-    header: dict[str, Any] = {"id": request, "ok": True, "body": body}
-    did = body.pop("did", None)
-    if did is not None:
-        header["did"] = did
-    if command.reply_as_json:
-        header["body"] = {}
-        raw = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        return header, [*tensors, frames.WireTensor.of_bytes("json", raw)]
-    return header, tensors
-
-
-def _timing(job: Job) -> dict[str, float]:
-    now = time.monotonic()
-    started = now if job.started is None else job.started
-    is_load = job.command.lane is Lane.LOAD
-    load_s = now - started if is_load else job.load_s
-    spent_s = {
-        "queue": started - job.received,
-        "window": job.window_s,
-        "load": load_s,
-        "run": max(0.0, now - started - job.window_s - load_s),
-    }
-    return {name: round(seconds * 1000, 3) for name, seconds in spent_s.items()}
-
-
-def _error_record(error: DaemonError) -> dict[str, Any]:
-    record: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
-    if error.retry_after_ms is not None:
-        record["retry_after_ms"] = error.retry_after_ms
-    if error.details:
-        record["details"] = error.details
-    return record
