@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-import shutil
 import sys
 import threading
 import time
@@ -23,6 +22,7 @@ import psutil
 from luna_engine.errors import ConversionError, InputFileError
 from luna_engine.paths import sync_dir
 from luna_engine.weights import provenance
+from luna_engine.weights.estimate import require_space
 from luna_engine.weights.headers import read_header
 from luna_engine.weights.judging import judge
 from luna_engine.weights.kernels.casts import GREATEST_HALF
@@ -31,20 +31,21 @@ from luna_engine.weights.locking import locked
 from luna_engine.weights.pipe import Cancelled, Tally, tree_hash
 from luna_engine.weights.plans import ConversionOptions, ConversionPlan, plan
 from luna_engine.weights.progress import Progress
+from luna_engine.weights.rates import COMMIT
 from luna_engine.weights.streaming import greatest_magnitude, stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from luna_engine.weights.pipe import TensorResult
     from luna_engine.weights.precisions import Precision
 
-_SPARE_BYTES = 64 * 1024**2
 _MOST_THREADS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What a conversion did. ``state`` is done or reused; rates count source bytes."""
+    """What a conversion did. ``state`` is done or reused; ``steps`` are bytes and wall seconds, see `rates`."""
 
     state: str
     source: Path
@@ -62,6 +63,7 @@ class ConversionReport:
     data_sha256: str
     kernel: str
     peak_rss_bytes: int
+    steps: Mapping[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-safe record."""
@@ -110,7 +112,7 @@ def convert(
         with locked(run.destination, job, lambda owner: run.report("wait", message=owner), run.cancel):
             if _is_current(run.destination, found):
                 return run.reused(found, run.destination)
-            _check_space(run.destination, found.size_bytes, keep_free_bytes)
+            require_space(run.destination, found.size_bytes, keep_free_bytes)
             try:
                 return _make(run, found)
             except Cancelled:
@@ -189,17 +191,6 @@ def _is_current(destination: Path, found: ConversionPlan) -> bool:
     )
 
 
-def _check_space(destination: Path, size: int, keep_free: int) -> None:
-    free = shutil.disk_usage(destination.parent).free
-    needed = size + _SPARE_BYTES + keep_free
-    if free < needed:
-        raise ConversionError(
-            "disk-full",
-            f"{destination.parent} has {free:,} bytes free, {needed:,} are needed",
-            "free some space, or name another folder with --out",
-        )
-
-
 def _make(run: _Run, found: ConversionPlan) -> ConversionReport:
     part = run.destination.with_name(f"{run.destination.name}.{run.job}.part")
     # We hold the lock: parts of this name belong to makers that died.
@@ -236,6 +227,7 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
         run.cancel,
         lambda tally: _report_tally(run, found, tally, begun),
     )
+    streamed = time.monotonic()
     run.report("check", index=len(results), count=len(results), done_bytes=found.source_bytes,
                total_bytes=found.source_bytes)  # fmt: skip
     errors, warnings = judge(found, results)
@@ -250,11 +242,26 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
     run.report("commit", index=len(results), count=len(results))
     _check_written(part, found)
     _commit(part, run.destination)
-    return _done(run, found, findings, warnings)
+    steps = {**_steps(results, streamed - begun), COMMIT: (found.size_bytes, time.monotonic() - streamed)}
+    return _done(run, found, findings, warnings, steps)
+
+
+def _steps(results: Sequence[TensorResult], wall_s: float) -> dict[str, tuple[int, float]]:
+    """Share the wall time out among the pairs of types, as their tensors took the threads' time."""
+    total = sum(result.seconds for result in results) or 1.0
+    found: dict[str, tuple[int, float]] = {}
+    for result in results:
+        size, spent = found.get(result.step, (0, 0.0))
+        found[result.step] = (size + result.source_bytes, spent + wall_s * result.seconds / total)
+    return found
 
 
 def _done(
-    run: _Run, found: ConversionPlan, findings: provenance.Findings, warnings: tuple[str, ...]
+    run: _Run,
+    found: ConversionPlan,
+    findings: provenance.Findings,
+    warnings: tuple[str, ...],
+    steps: Mapping[str, tuple[int, float]],
 ) -> ConversionReport:
     return ConversionReport(
         "done",
@@ -273,6 +280,7 @@ def _done(
         findings.data_sha256,
         found.kernel,
         _peak_rss(),
+        steps,
     )
 
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import math
 import threading
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,6 +18,7 @@ from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
 from luna_engine.weights.containers.ggml_types import BY_NAME
 from luna_engine.weights.kernels import casts
 from luna_engine.weights.kernels.seam import make_kernels
+from luna_engine.weights.rates import step
 from luna_engine.weights.targets import NUMBERS
 from luna_engine.weights.tensor_classes import ErrorSum, tensor_class
 
@@ -49,13 +51,19 @@ class Cancelled(Exception):  # noqa: N818 - a request, not an error
 
 @dataclass(frozen=True, slots=True)
 class TensorResult:
-    """What is known about one tensor when it is written. Hashes are of the bytes in the two files."""
+    """What is known about one tensor when it is written. Hashes are of the bytes in the two files.
+
+    ``step`` names the two types (see `rates`), ``source_bytes`` were read in ``seconds`` of one thread.
+    """
 
     name: str
     source_lines: tuple[str, ...]
     output_lines: tuple[str, ...]
     kind: str
     errors: ErrorSum
+    step: str
+    source_bytes: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +126,7 @@ class Pipe:
             Cancelled: the cancel event was set.
             LunaError: ``source-nonfinite``, ``value-range``, ``source-changed``, ``file-damaged``, ``convert-failed``.
         """
+        begun = time.monotonic()
         source = planned.source
         elements = math.prod(source.shape)
         scaling = self._scaling(planned, elements)
@@ -148,6 +157,9 @@ class Pipe:
             tuple(lines),
             tensor_class(planned.name, len(source.shape)),
             errors,
+            step(source.dtype, planned.dtype),
+            source.size_bytes,
+            time.monotonic() - begun,
         )
 
     def _write_extras(self, planned: PlannedTensor, slots: tuple[Slot, ...], scaling: Scaling | None) -> list[str]:

@@ -12,9 +12,12 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
 
 from luna_engine import settings
 from luna_engine.errors import ConversionError, LunaError
@@ -25,6 +28,7 @@ from luna_engine.weights.naming import source_roots
 from luna_engine.weights.plans import ConversionOptions
 from luna_engine.weights.progress import Progress
 from luna_engine.weights.queue import JobQueue
+from luna_engine.weights.rates import START, VERIFY, Sample, learn
 from luna_engine.weights.targets import Fp8Layout
 from luna_engine.weights.verification import verify
 
@@ -100,6 +104,7 @@ def run(store: JobStore, job: Job, cancel: threading.Event) -> int:
 
 
 def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionReport:
+    started_s = time.time() - psutil.Process().create_time()
     known = settings.load()
     fp8 = Fp8Layout(job.fp8_layout == "legacy", job.fp8_matmul == "full")
     options = ConversionOptions(job.allow_finer, job.reshape, source_roots(known), fp8, Convolutions(job.convolutions))
@@ -118,7 +123,10 @@ def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionRe
     if report.state == "done":
         store.save(dataclasses.replace(job, state=JobState.VERIFYING))
         store.append(job.id, Progress("progress", now(), job.id, phase="verify", destination=job.destination))
+        begun = time.monotonic()
         verify(report.destination)
+        steps = {**report.steps, VERIFY: (report.size_bytes, time.monotonic() - begun), START: (0, started_s)}
+        learn(Sample(steps, report.kernel, report.peak_rss_bytes), store.folder.parent)
     return report
 
 

@@ -6,7 +6,6 @@ Reading headers happens here; conversions and verification run in worker process
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from luna_engine.errors import LunaError
 from luna_engine.paths import checkout_root
 from luna_engine.weights.catalog import HeaderReader, scan
+from luna_engine.weights.estimate import Estimator
 from luna_engine.weights.inspection import inspect
 from luna_engine.weights.kinds import Kind
 from luna_engine.weights.naming import destination_of, missing_roots, source_roots, variant_folders
@@ -113,6 +113,8 @@ class PlanView:
     reshaped: int = 0
     is_at_target: bool = False
     problem: Failure | None = None
+    peak_ram_bytes: int | None = None
+    duration_s: float | None = None
 
 
 class Weights(Protocol):
@@ -141,6 +143,10 @@ class Weights(Protocol):
 
     def add(self, path: str) -> Outcome:
         """Show a file or folder beside the configured ones until Luna ends."""
+
+
+def _failure(error: LunaError) -> Failure:
+    return Failure(error.code, error.message, error.hint)
 
 
 class LocalWeights:
@@ -200,34 +206,32 @@ class LocalWeights:
     def plan(self, paths: Sequence[str], precisions: Sequence[str]) -> tuple[PlanView, ...]:
         """Say what converting would write, file by file; the room that is left counts all of them."""
         found: list[PlanView] = []
-        taken: dict[Path, int] = {}
+        estimator = Estimator(self._settings.weights.keep_free_bytes)
         for path in paths:
             for precision in precisions:
                 try:
-                    found.append(self._plan_one(Path(path), precision, taken))
+                    found.append(self._plan_one(Path(path), precision, estimator))
                 except LunaError as error:
-                    problem = Failure(error.code, error.message, error.hint)
-                    found.append(PlanView(path, precision, problem=problem))
+                    found.append(PlanView(path, precision, problem=_failure(error)))
         return tuple(found)
 
-    def _plan_one(self, path: Path, precision: str, taken: dict[Path, int]) -> PlanView:
+    def _plan_one(self, path: Path, precision: str, estimator: Estimator) -> PlanView:
         known = plan(path, precision, options=ConversionOptions(roots=source_roots(self._settings)))
         destination = destination_of(path, known.precision, None, self._settings)
-        folder = next(parent for parent in destination.parents if parent.exists())
-        taken[folder] = taken.get(folder, 0) + known.size_bytes
-        free = shutil.disk_usage(folder).free - taken[folder]
-        short = free < self._settings.weights.keep_free_bytes
+        cost = estimator.estimate(known, destination)
         return PlanView(
             str(path),
             known.precision.label,
             str(destination),
             known.size_bytes,
-            free,
+            cost.free_after_bytes,
             known.count("quantised"),
             known.count("cast") + known.count("copied"),
             known.reshaped,
             known.is_at_target,
-            Failure("disk-full", f"{-free:,} bytes are missing in {folder}", "free some space") if short else None,
+            _failure(cost.problem) if cost.problem is not None else None,
+            cost.peak_ram_bytes,
+            cost.duration_s,
         )
 
     def convert(self, paths: Sequence[str], precisions: Sequence[str]) -> Outcome:

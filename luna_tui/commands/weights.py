@@ -25,6 +25,7 @@ from luna_tui.wording import size
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from luna_engine.weights.estimate import Estimate
     from luna_engine.weights.jobs import Job
     from luna_engine.weights.plans import ConversionOptions, ConversionPlan
     from luna_engine.weights.progress import Progress
@@ -150,15 +151,15 @@ def convert(
 
 
 def _plans(work: list[tuple[Path, str]], out: Path | None, options: ConversionOptions) -> int:
-    import shutil
-
     from luna_engine.weights import plan
+    from luna_engine.weights.estimate import Estimator
     from luna_engine.weights.naming import destination_of
     from luna_engine.weights.plans import plan_fields
 
     entries: list[dict[str, Any]] = []
     code = 0
     known = settings.load()
+    estimator = Estimator(known.weights.keep_free_bytes)
     for source, label in work:
         try:
             found = plan(source, label, options=options)
@@ -166,24 +167,16 @@ def _plans(work: list[tuple[Path, str]], out: Path | None, options: ConversionOp
             code = max(code, frame.fail(error, as_json=frame.output().json))
             continue
         destination = destination_of(source, found.precision, out, known)
-        free = shutil.disk_usage(_existing(destination.parent)).free - found.size_bytes
-        problems = [] if free > known.weights.keep_free_bytes else ["disk-full"]
-        code = max(code, 1 if problems else 0)
-        entries.append(
-            {**plan_fields(found, destination), "disk_free_after_bytes": free, "problems": problems,
-             "peak_ram_bytes": None, "duration_s": None, "duration_source": None}
-        )  # fmt: skip
+        estimate = estimator.estimate(found, destination)
+        code = max(code, 1 if estimate.problem is not None else 0)
+        entries.append({**plan_fields(found, destination), **estimate.as_dict()})
         if not frame.output().json:
-            click.echo(_plan_text(found, destination, free, problems))
+            click.echo(_plan_text(found, destination, estimate))
     frame.output().data("luna.weights.plan/1", {"jobs": entries}, "")
     return code
 
 
-def _existing(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.parents) if parent.exists())
-
-
-def _plan_text(found: ConversionPlan, destination: Path, free: int, problems: list[str]) -> str:
+def _plan_text(found: ConversionPlan, destination: Path, estimate: Estimate) -> str:
     counts = f"{found.count('cast')} tensors cast, {found.count('copied')} copied"
     if found.count("quantised"):
         packed = f"{found.count('quantised')} packed as {found.precision.dtype} ({found.reshaped} reshaped)"
@@ -191,7 +184,7 @@ def _plan_text(found: ConversionPlan, destination: Path, free: int, problems: li
     lines = [
         f"{words.plain(found.source.name)} -> {words.plain(str(destination))}",
         f"  {size(found.size_bytes)}: {counts}",
-        f"  {size(free)} stay free" if not problems else f"  {size(-free)} too little space",
+        f"  {words.estimate_text(estimate)}",
     ]
     if found.is_at_target:
         lines = [f"{words.plain(found.source.name)} is {found.precision.label} already: it is used as it is"]

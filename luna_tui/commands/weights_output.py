@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from luna_tui.wording import size
+from luna_tui.wording import duration, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from luna_engine.weights import Inspection
     from luna_engine.weights.catalog import SourceRow, Variant
     from luna_engine.weights.components import Component
+    from luna_engine.weights.estimate import Estimate
     from luna_engine.weights.jobs import Job
     from luna_engine.weights.progress import Progress
 
@@ -79,6 +80,20 @@ def inspection_text(found: Inspection, tensors: Iterable[Any] = ()) -> str:
         lines += [f"  {count:>6} keys under {plain(prefix)}" for prefix, count in found.key_prefixes.items()]
     lines += [f"  {plain(tensor.name)}  {tensor.dtype}  {list(tensor.shape)}" for tensor in tensors]
     return "\n".join(lines)
+
+
+def estimate_text(found: Estimate) -> str:
+    """Return room, memory and time of a conversion for people."""
+    room = (
+        f"{size(found.missing_bytes)} too little space"
+        if found.missing_bytes
+        else f"{size(found.free_after_bytes)} stay free"
+    )
+    memory = f"{'' if found.ram_source == 'measured' else 'at most '}{size(found.peak_ram_bytes)} of memory"
+    if found.missing_ram_bytes:
+        memory = f"{memory}, {size(found.missing_ram_bytes)} too little"
+    time = "time not measured here yet" if found.duration_s is None else f"about {duration(found.duration_s)}"
+    return f"{room}, {memory}, {time}"
 
 
 def source_fields(row: SourceRow) -> dict[str, Any]:

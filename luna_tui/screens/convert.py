@@ -16,7 +16,7 @@ from luna_engine.weights.precisions import PRECISIONS
 from luna_tui.plain import clean, content
 from luna_tui.screens.tabbing import TAB_BINDINGS
 from luna_tui.widgets.tick import Tick
-from luna_tui.wording import count, size
+from luna_tui.wording import count, duration, size
 
 if TYPE_CHECKING:
     from textual.app import ComposeResult
@@ -136,7 +136,8 @@ def _entry(plan: PlanView) -> Content:
     if plan.is_at_target:
         return Content("\n").join([name, Content("it has that precision already and is used as it is")])
     lines = [
-        f"{size(plan.output_bytes)}, {size(plan.free_after_bytes)} stay free",
+        f"{size(plan.output_bytes)}, {size(plan.free_after_bytes)} stay free, {size(plan.peak_ram_bytes)} of memory",
+        "time not measured here yet" if plan.duration_s is None else f"about {duration(plan.duration_s)}",
         f"{count(plan.quantised, 'tensor')} packed, {plan.kept:,} kept in 16 bits or more, {plan.reshaped:,} reshaped",
         f"{PurePath(plan.destination).name} in",
         str(PurePath(plan.destination).parent),
