@@ -18,9 +18,7 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import psutil
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from luna_daemon import auth, frames
 from luna_daemon.client import DaemonClient
@@ -28,6 +26,7 @@ from luna_daemon.frames import MIB
 from luna_daemon.protocol import Part, TokenItem, TokenRows, WireTensor
 from luna_daemon.stream import ConnectionLostError, FrameReader
 from luna_engine.errors import DaemonError
+from tests.bench import footprint
 from tests.bench.mutations import Case, Mutator
 from tests.bench.report import RELIABILITY, load, publish
 from tests.bench.tiny_daemon import PART_ID, TinyDaemon
@@ -35,26 +34,15 @@ from tests.bench.tiny_daemon import PART_ID, TinyDaemon
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.bench.footprint import Footprint
+
+T = TypeVar("T")
 ANSWER_S = 20.0
 PATIENCE_S = 120.0
 CANARY_EVERY = 1000
 WARM_SHARE = 0.1
 BARRIER = 2**40
 IDS = WireTensor("ids", "i32", (77,), memoryview(array("i", [49406, *range(1, 76), 49407])).cast("B"))
-
-
-@dataclass(slots=True)
-class Footprint:
-    """What a process holds."""
-
-    rss_bytes: int
-    descriptors: int
-    threads: int
-
-    @classmethod
-    def of(cls, process: psutil.Process) -> Footprint:
-        """Measure."""
-        return cls(process.memory_info().rss, process.num_fds(), process.num_threads())
 
 
 @dataclass(slots=True)
@@ -67,6 +55,7 @@ class Outcome:
     failures: list[str] = field(default_factory=list)
     canaries: int = 0
     slowest_canary_s: float = 0.0
+    waits_for_memory: int = 0
     warm: Footprint | None = None
     end: Footprint | None = None
     seconds: float = 0.0
@@ -160,8 +149,9 @@ class Canary:
 
     def __init__(self, port: int) -> None:
         self._client = DaemonClient.connect("127.0.0.1", port, name="canary")
-        self._set = self._load()
-        self._expected = self._encode()
+        self.waits_for_memory = 0
+        self._set = self._patiently(self._load)
+        self._expected = self._patiently(self._encode)
 
     @property
     def set_id(self) -> str:
@@ -169,20 +159,24 @@ class Canary:
         return self._set
 
     def _load(self) -> str:
-        """Load the set; on a shared machine others may have all the memory for a while."""
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                return self._client.load_model([Part("l", id=PART_ID), Part("vae", id=PART_ID)]).set
-            except DaemonError as error:
-                if error.code != "out-of-memory" or time.monotonic() > deadline:
-                    raise
-                time.sleep(1.0)
+        return self._client.load_model([Part("l", id=PART_ID), Part("vae", id=PART_ID)]).set
 
     def _encode(self) -> bytes:
         items = [TokenItem({"l": TokenRows((77,), "ids")})]
         body, tensors = self._client.encode_tokens(set=self._set, items=items, tensors=[IDS], cache="bypass")
         return bytes(tensors[body.items[0].cond].data)
+
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """Ask; on a shared machine others may have all the memory for a while, and then the daemon says so."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return ask()
+            except DaemonError as error:
+                if error.code != "out-of-memory" or time.monotonic() > deadline:
+                    raise
+                self.waits_for_memory += 1
+                time.sleep(1.0)
 
     def sing(self) -> float:
         """Ask; return the seconds. A set that the attack unloaded is loaded again.
@@ -192,23 +186,34 @@ class Canary:
         """
         began = time.monotonic()
         self._client.ping()
-        try:
-            answer = self._encode()
-        except DaemonError as error:
-            if error.code != "model-missing":
-                raise
-            self._set = self._load()
-            answer = self._encode()
+        answer = self._patiently(self._encode_here)
         if answer != self._expected:
             raise HangError("the canary got another result")
         return time.monotonic() - began
 
+    def _encode_here(self) -> bytes:
+        try:
+            return self._encode()
+        except DaemonError as error:
+            if error.code != "model-missing":
+                raise
+            self._set = self._load()
+            return self._encode()
+
     def settle(self) -> None:
-        """Bring the daemon to a state that can be compared: the attack has loaded and left what it liked."""
+        """Bring the daemon to a state that can be compared: the attack has loaded, sent and left what it liked.
+
+        Raises:
+            HangError: a cache is not empty after that.
+        """
         self._client.unload_model(all=True, force=True)
         self._client.lora_drop(all=True)
-        self._set = self._load()
+        self._client.free("results")
         self.sing()
+        caches = self._client.status().caches
+        left = {name: cache.bytes for name, cache in caches.items() if cache.bytes and name != "shm"}
+        if left:
+            raise HangError(f"caches that were emptied hold {left}")
 
     def close(self) -> None:
         """Hang up."""
@@ -221,7 +226,6 @@ def run(daemon: TinyDaemon, cases: int, seed: int, tell: Callable[[str], None] =
     canary = Canary(daemon.port)
     attacker = Attacker(daemon.socket)
     mutator = Mutator(random.Random(seed), canary.set_id)
-    process = psutil.Process(daemon.process.pid)
     try:
         for index in range(cases):
             if index % CANARY_EVERY == 0:
@@ -229,17 +233,19 @@ def run(daemon: TinyDaemon, cases: int, seed: int, tell: Callable[[str], None] =
                 outcome.canaries += 1
             if index == int(cases * WARM_SHARE):
                 canary.settle()
-                outcome.warm = Footprint.of(process)
+                outcome.warm = daemon.footprint()
             if index and index % max(1, cases // 20) == 0:
-                tell(f"{index:,} cases, {time.monotonic() - began:.0f} s, {Footprint.of(process)}")
+                canary.settle()
+                tell(f"{index:,} cases, {time.monotonic() - began:.0f} s, {daemon.footprint()}")
             case = mutator.case(2 + index % 1_000_000)
             _judge(case, attacker.send(case, 2 + index % 1_000_000), outcome)
         attacker.close()
         canary.settle()
-        outcome.end = Footprint.of(process)
-    except (HangError, DaemonError, OSError) as error:
+        outcome.end = daemon.footprint()
+    except (HangError, DaemonError, OSError, RuntimeError) as error:
         outcome.failures.append(f"after {outcome.cases} cases: {type(error).__name__}: {error}")
     finally:
+        outcome.waits_for_memory = canary.waits_for_memory
         attacker.close()
         canary.close()
         if daemon.process.poll() is not None:
@@ -273,7 +279,6 @@ def verdict(outcome: Outcome) -> list[str]:
 
 def table(outcome: Outcome, wrong: list[str]) -> str:
     """Return the Markdown table."""
-    warm, end = outcome.warm or Footprint(0, 0, 0), outcome.end or Footprint(0, 0, 0)
     kinds = ", ".join(f"{name} {count:,}" for name, count in outcome.kinds.most_common())
     answers = ", ".join(f"`{name}` {count:,}" for name, count in outcome.answers.most_common(12))
     rows = [
@@ -282,16 +287,13 @@ def table(outcome: Outcome, wrong: list[str]) -> str:
         ("answers (the commonest)", answers),
         ("`internal`, crashes, hangs", str(len(outcome.failures))),
         ("canary asked", f"{outcome.canaries:,} times, slowest {outcome.slowest_canary_s * 1000:.0f} ms"),
-        ("resident memory, after a tenth → at the end", f"{_mib(warm.rss_bytes)} → {_mib(end.rss_bytes)}"),
-        ("descriptors; threads", f"{warm.descriptors} → {end.descriptors}; {warm.threads} → {end.threads}"),
+        ("waits because others had the machine's memory", f"{outcome.waits_for_memory}"),
+        ("readings", "after a tenth of the frames → at the end"),
+        *footprint.rows(outcome.warm, outcome.end),
         ("time", f"{outcome.seconds:.0f} s, load {load()}"),
         ("verdict", "held" if not wrong else "; ".join(wrong)),
     ]
     return "\n".join(["| what | found |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
-
-
-def _mib(nbytes: int) -> str:
-    return f"{nbytes / MIB:.1f} MiB"
 
 
 def main() -> int:

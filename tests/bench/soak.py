@@ -8,6 +8,7 @@ cancel, load, drop their LoRAs, subscribe, and hang up and come back.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import sys
 import tempfile
@@ -19,25 +20,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from luna_daemon.client import DaemonClient
 from luna_daemon.encode_messages import LoraUse
-from luna_daemon.frames import MIB
 from luna_daemon.protocol import DaemonStatus, Part, TextItem, TokenItem, TokenRows, VaeDecode, WireTensor
 from luna_engine.errors import DaemonError
-from tests.bench.fuzz import Footprint
+from tests.bench import footprint
 from tests.bench.report import RELIABILITY, load, publish
 from tests.bench.tiny_daemon import PART_ID, WIDTH, TinyDaemon
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from tests.bench.footprint import Footprint
 
 CLIENTS = 8
 PROMPTS = 40
 LORAS = 4
 WARM_SHARE = 0.2
 RECONNECT_EVERY = 500
+PAUSE_S = 120.0
 TOLERANCE = 1e-5
 LAYER = "clip_l.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight"
 
@@ -61,12 +62,37 @@ class Soak:
     equal: int = 0
     largest_difference: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
+    working: int = 0
+    is_paused: bool = False
+    turn: threading.Condition = field(default_factory=threading.Condition)
 
-    def take(self) -> bool:
-        """Count one request; False when there were enough."""
-        with self.lock:
+    @contextlib.contextmanager
+    def request(self) -> Iterator[bool]:
+        """Count one request, in its time; False when there were enough."""
+        with self.turn:
+            self.turn.wait_for(lambda: not self.is_paused)
             self.done += 1
-            return self.done <= self.goal
+            self.working += 1
+        try:
+            yield self.done <= self.goal
+        finally:
+            with self.turn:
+                self.working -= 1
+                self.turn.notify_all()
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Hold all clients between two requests."""
+        with self.turn:
+            self.is_paused = True
+            if not self.turn.wait_for(lambda: not self.working, PAUSE_S):
+                self.failures.append(f"a request took longer than {PAUSE_S:g} s")
+        try:
+            yield
+        finally:
+            with self.turn:
+                self.is_paused = False
+                self.turn.notify_all()
 
     def compare(self, key: Any, data: memoryview) -> None:
         """Compare a result with the first one of its kind.
@@ -116,9 +142,12 @@ class Client(threading.Thread):
         methods, weights = zip(*self._kinds, strict=True)
         count = 0
         try:
-            while self._soak.take():
+            while True:
                 method = self._chance.choices(methods, weights)[0]
-                method()
+                with self._soak.request() as is_wanted:
+                    if not is_wanted:
+                        return
+                    method()
                 self._soak.kinds[method.__name__.strip("_")] += 1
                 count += 1
                 if count % RECONNECT_EVERY == 0:
@@ -261,30 +290,40 @@ class Finding:
 
 def run(daemon: TinyDaemon, requests: int, tell: Callable[[str], None] = print, clients: int = CLIENTS) -> Finding:
     """Run and watch."""
-    process = psutil.Process(daemon.process.pid)
     began = time.monotonic()
     with DaemonClient.connect("127.0.0.1", daemon.port, name="watch") as watch:
         set_id = watch.load_model([Part("l", id=PART_ID), Part("vae", id=PART_ID)]).set
-        soak, before = Soak(set_id, lora_blobs(), requests), Footprint.of(process)
+        soak, before = Soak(set_id, lora_blobs(), requests), daemon.footprint()
         threads = [Client(number, daemon.port, soak) for number in range(clients)]
         for thread in threads:
             thread.start()
         warm: Footprint | None = None
+        step = max(1, requests // 20)
         told = 0
         while any(thread.is_alive() for thread in threads):
-            time.sleep(0.2)
-            if warm is None and soak.done >= WARM_SHARE * requests:
-                warm = Footprint.of(process)
-            if soak.done - told >= max(1, requests // 20):
+            time.sleep(0.05)
+            if soak.done - told >= step:
                 told = soak.done
-                tell(f"{soak.done:,} requests, {time.monotonic() - began:.0f} s, {Footprint.of(process)}")
+                held = _settled(daemon, watch, soak)
+                tell(f"{told:,} requests, {time.monotonic() - began:.0f} s, {held}")
+                if warm is None and told >= WARM_SHARE * requests:
+                    warm = held
         deadline = time.monotonic() + 30
         while (status := watch.status()).queue["device"].depth + status.queue["device"].running:
             if time.monotonic() > deadline:
                 soak.failures.append("requests of clients that are gone are still there")
                 break
             time.sleep(0.1)
-        return Finding(soak, before, warm, Footprint.of(process), status, time.monotonic() - began)
+        return Finding(soak, before, warm, _settled(daemon, watch, soak), status, time.monotonic() - began)
+
+
+def _settled(daemon: TinyDaemon, watch: DaemonClient, soak: Soak) -> Footprint:
+    """Measure at a point like all others: nobody asks, results, LoRAs and merged sets are given back."""
+    with soak.pause():
+        for what in ("results", "merged"):
+            watch.free(what)
+        watch.lora_drop(all=True)
+        return daemon.footprint()
 
 
 def verdict(finding: Finding, growth: float = 0.01) -> list[str]:
@@ -310,8 +349,7 @@ def verdict(finding: Finding, growth: float = 0.01) -> list[str]:
 
 def table(finding: Finding, wrong: list[str]) -> str:
     """Return the Markdown table."""
-    soak, warm, end = finding.soak, finding.warm or Footprint(0, 0, 0), finding.end or Footprint(0, 0, 0)
-    growth = 100 * (end.rss_bytes / warm.rss_bytes - 1) if warm.rss_bytes else 0.0
+    soak = finding.soak
     rows = [
         ("requests of 8 clients", f"{sum(soak.kinds.values()):,}"),
         ("of kinds", ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in soak.kinds.most_common())),
@@ -320,14 +358,9 @@ def table(finding: Finding, wrong: list[str]) -> str:
             f"{soak.compared:,}; equal bit for bit {soak.equal:,}",
         ),
         ("largest difference of the others", f"{soak.largest_difference:.1e} (bar 1e-5)"),
-        (
-            "resident memory, after a fifth → at the end",
-            f"{warm.rss_bytes / MIB:.1f} → {end.rss_bytes / MIB:.1f} MiB ({growth:+.2f} %, bar 1 %)",
-        ),
-        (
-            "descriptors; threads, before the clients came → after they went",
-            f"{finding.before.descriptors} → {end.descriptors}; {finding.before.threads} → {end.threads}",
-        ),
+        ("readings, nobody asking, caches given back", "after a fifth of the requests → at the end; bar 1 %"),
+        *footprint.rows(finding.warm, finding.end),
+        ("descriptors; threads before the clients came", f"{finding.before.descriptors}; {finding.before.threads}"),
         ("time", f"{finding.seconds:.0f} s, load {load()}"),
         ("verdict", "held" if not wrong else "; ".join(wrong)),
     ]

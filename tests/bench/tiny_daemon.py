@@ -20,6 +20,7 @@ if __name__ == "__main__":
 from luna_daemon import identity, process
 from luna_daemon.client import DaemonClient
 from luna_engine.errors import DaemonUnreachableError
+from tests.bench import footprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -104,7 +105,9 @@ class TinyDaemon:
         models = folder / "models"
         if not (models / "checkpoints" / FILE).exists():
             write_model(models / "checkpoints")
+        self._footprint = folder / "footprint.json"
         environ = {**os.environ, "LUNA_MODELS": str(models), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        environ[footprint.ENVIRONMENT] = str(self._footprint)
         command = [sys.executable, __file__, "--name", "tiny", "--device", "cpu", "--port", "0", "--threads", "1"]
         with (folder / "start.log").open("wb") as log:
             self.process = subprocess.Popen([*command, *arguments], env=environ, stdout=log, stderr=log, cwd=folder)
@@ -145,6 +148,10 @@ class TinyDaemon:
             raise RuntimeError("the daemon is gone")
         return found.socket
 
+    def footprint(self) -> footprint.Footprint:
+        """Return what it holds once it has collected and trimmed."""
+        return footprint.measure(self.process, self._footprint)
+
     def close(self) -> None:
         """End it."""
         if self.process.poll() is None:
@@ -169,4 +176,5 @@ def make(options: EngineOptions) -> ModelEngine:
 
 
 if __name__ == "__main__":
+    footprint.answer_signals()
     process.main(make)
