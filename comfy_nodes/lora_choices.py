@@ -10,7 +10,7 @@ from luna_engine.loras.names import resolve
 from . import comfy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from .widgets import Declaration
 
@@ -40,11 +40,16 @@ def check(slots: Mapping[str, str | None], kind: str) -> bool | str:
         slots: widget to value; a linked one is None.
         kind: ``lora`` or ``embedding``.
     """
-    files = _files(kind)
+    return check_names(slots, _files(kind), kind)
+
+
+def check_names(slots: Mapping[str, str | None], files: Iterable[str], kind: str) -> bool | str:
+    """Do `check` with a list of files of any kind."""
+    known = list(files)
     for slot, name in slots.items():
         if name is not None and not is_empty(name):
             try:
-                resolve(name, files, kind)
+                resolve(name, known, kind)
             except LunaError as error:
                 return f"{slot}: {error}"
     return True

@@ -351,9 +351,11 @@ class DaemonClient(KeptConnection):
         tile: Tile | None = None,
         poll: Callable[[], None] | None = None,
         timeout_s: float | None = None,
+        on_progress: Report | None = None,
     ) -> tuple[Latent, WireTensor]:
-        """Encode pixels (segment name ``pixels``) to a latent."""
-        reply = self.call("vae_encode", VaeEncode(set, tile), [pixels], poll=poll, timeout_s=timeout_s)
+        """Encode pixels (segment name ``pixels``) to a latent; progress in tiles, or in images where there are none."""
+        body = VaeEncode(set, tile)
+        reply = self.call("vae_encode", body, [pixels], poll=poll, timeout_s=timeout_s, on_progress=on_progress)
         return reply.body, reply.tensors["latent"]
 
     def vae_decode(
@@ -365,10 +367,11 @@ class DaemonClient(KeptConnection):
         options: dict[str, Any] | None = None,
         poll: Callable[[], None] | None = None,
         timeout_s: float | None = None,
+        on_progress: Report | None = None,
     ) -> tuple[Image, WireTensor]:
-        """Decode a latent (segment name ``latent``) to an image."""
+        """Decode a latent (segment name ``latent``) to an image; progress as for `vae_encode`."""
         body = VaeDecode(set, tile, options or {})
-        reply = self.call("vae_decode", body, [latent], poll=poll, timeout_s=timeout_s)
+        reply = self.call("vae_decode", body, [latent], poll=poll, timeout_s=timeout_s, on_progress=on_progress)
         return reply.body, reply.tensors["image"]
 
     def generate(

@@ -32,6 +32,10 @@ class HostHooks(Protocol):
         """Return the torch device on which conditioning, latents and images are kept."""
         ...
 
+    def progress(self) -> Callable[[int, int], None]:
+        """Return what moves the running node's progress bar to (done, total)."""
+        ...
+
     def notice(self, message: str) -> None:
         """Tell the user that something legitimate was done other than asked."""
         ...

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 LATENT_CHANNELS = {"sd15": 4, "sdxl": 4, "sd3": 16, "flux": 16, "z-image": 16}
 FAMILIES = tuple(LATENT_CHANNELS)
+_SAME_VAE = frozenset({"flux", "z-image"})
 _WORDS = {"text": "text encoder", "vae": "VAE"}
 
 
@@ -39,6 +40,8 @@ def choose_set(rows: Iterable[SetRow], component: str, family: str = "auto", *, 
         )
     if family != "auto":
         fitting = [row for row in served if row.family == family]
+        if not fitting and component == "vae" and family in _SAME_VAE:
+            fitting = [row for row in served if row.family in _SAME_VAE]
         if not fitting:
             raise DaemonError("wrong-type", f"no {word} of {family} is served; there is {_names(served)}")
         return _single(fitting, word)

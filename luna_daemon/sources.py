@@ -55,43 +55,27 @@ class ServedSet:
         return description.set, description.facts
 
 
-class SentParts:
-    """Parts of one model whose tensors are in this process.
+class Sending:
+    """How parts of one model get to a daemon: named by content, and sent only if it has no such content.
 
     Args:
         family: of the model.
-        roles: what the tensors must turn out to hold, such as ``("l",)`` or ``("vae",)``.
-        tensors: gives name -> tensor as they are now, or None once the module is gone. Called for each load.
         check: raises when the user cancels.
         on_progress: is told bytes sent and bytes in all, for each part that must be sent.
     """
 
     def __init__(
-        self,
-        family: str,
-        roles: tuple[str, ...],
-        tensors: Callable[[], Mapping[str, Any] | None],
-        check: Callable[[], None],
-        on_progress: Callable[[int, int], None] | None = None,
+        self, family: str, check: Callable[[], None], on_progress: Callable[[int, int], None] | None = None
     ) -> None:
         self._family = family
-        self._roles = roles
-        self._tensors = tensors
         self._check = check
         self._on_progress = on_progress
         self._content: dict[str, str] = {}
         self.was_sent = False
-        """Whether the last `load` had to send weights; False if the daemon had all of them."""
+        """Whether the last load had to send weights; False if the daemon had all of them."""
 
-    def load(self, client: DaemonClient) -> tuple[str, ModelFacts]:
-        """Send what the daemon does not have by content, and load the set.
-
-        Raises:
-            DaemonError: ``model-unsupported`` or ``wrong-type`` if the tensors are no such parts,
-                ``daemon-model-changed`` if they are gone, or what the daemon answers.
-        """
+    def _send(self, client: DaemonClient, parts: Mapping[str, Part]) -> tuple[str, ModelFacts]:
         self.was_sent = False
-        parts = self._parts()
         for role, part in parts.items():
             if role not in self._content:
                 self._content[role] = part.content(self._check)
@@ -111,36 +95,10 @@ class SentParts:
             (
                 row.id
                 for row in client.list_models(loaded=True).sets
-                if row.family == self._family and wanted <= row.parts.items()
+                if self._family in {"auto", row.family} and wanted <= row.parts.items()
             ),
             None,
         )
-
-    def _parts(self) -> dict[str, Part]:
-        unknown = [role for role in self._roles if role not in KINDS]
-        if unknown:
-            raise DaemonError(
-                "model-unsupported", f"parts {', '.join(unknown)} of {self._family} cannot be sent to a daemon yet"
-            )
-        tensors = self._tensors()
-        if tensors is None:
-            raise DaemonError(
-                "daemon-model-changed",
-                "the daemon was restarted and the weights are no longer in this ComfyUI",
-                "queue the workflow again; the tunnel sends them anew",
-            )
-        entries = {
-            name: Entry(_DTYPES.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape))
-            for name, tensor in tensors.items()
-        }
-        parts: dict[str, Part] = {}
-        for role in self._roles:
-            part = find_part(role, entries, lambda name: tensors[name].detach().cpu(), "the model given")
-            if part is None:
-                raise DaemonError("wrong-type", f"the model given holds no {KINDS[role].label}")
-            require_floats(part)
-            parts[role] = part
-        return parts
 
     def _put(self, client: DaemonClient, part: Part, content: str) -> bool:
         """Upload a part as a safetensors file, piece by piece; tell whether that was needed."""
@@ -167,6 +125,65 @@ class SentParts:
                 client.put_model(PutModel("abort", upload=begun.upload))
             raise
         return True
+
+
+class SentParts(Sending):
+    """Parts of one model whose tensors are in this process.
+
+    Args:
+        family: of the model.
+        roles: what the tensors must turn out to hold, such as ``("l",)`` or ``("vae",)``.
+        tensors: gives name -> tensor as they are now, or None once the module is gone. Called for each load.
+        check: raises when the user cancels.
+        on_progress: is told bytes sent and bytes in all, for each part that must be sent.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        roles: tuple[str, ...],
+        tensors: Callable[[], Mapping[str, Any] | None],
+        check: Callable[[], None],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__(family, check, on_progress)
+        self._roles = roles
+        self._tensors = tensors
+
+    def load(self, client: DaemonClient) -> tuple[str, ModelFacts]:
+        """Send what the daemon does not have by content, and load the set.
+
+        Raises:
+            DaemonError: ``model-unsupported`` or ``wrong-type`` if the tensors are no such parts,
+                ``daemon-model-changed`` if they are gone, or what the daemon answers.
+        """
+        return self._send(client, self._parts())
+
+    def _parts(self) -> dict[str, Part]:
+        unknown = [role for role in self._roles if role not in KINDS]
+        if unknown:
+            raise DaemonError(
+                "model-unsupported", f"parts {', '.join(unknown)} of {self._family} cannot be sent to a daemon yet"
+            )
+        tensors = self._tensors()
+        if tensors is None:
+            raise DaemonError(
+                "daemon-model-changed",
+                "the daemon was restarted and the weights are no longer in this ComfyUI",
+                "queue the workflow again; the tunnel sends them anew",
+            )
+        entries = {
+            name: Entry(_DTYPES.get(str(tensor.dtype), str(tensor.dtype)), tuple(tensor.shape))
+            for name, tensor in tensors.items()
+        }
+        parts: dict[str, Part] = {}
+        for role in self._roles:
+            part = find_part(role, entries, lambda name: tensors[name].detach().cpu(), "the model given")
+            if part is None:
+                raise DaemonError("wrong-type", f"the model given holds no {KINDS[role].label}")
+            require_floats(part)
+            parts[role] = part
+        return parts
 
 
 def _nbytes(entry: Entry) -> int:

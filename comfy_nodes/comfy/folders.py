@@ -27,6 +27,25 @@ class Folders:
 
         return list(folder_paths.get_filename_list("embeddings"))
 
+    def files(self, kind: str) -> list[str]:
+        """List the files of one of ComfyUI's model folders, such as ``vae``, paths below their folders."""
+        import folder_paths
+
+        return list(folder_paths.get_filename_list(kind))
+
+    def file_path(self, kind: str, name: str) -> Path:
+        """Return the path of a file that ComfyUI lists.
+
+        Raises:
+            LunaError: ``model-missing`` if it is gone.
+        """
+        import folder_paths
+
+        found = folder_paths.get_full_path(kind, name)
+        if found is None:
+            raise LunaError("model-missing", f"{name} is gone from the {kind} folders", "refresh the page (r)")
+        return Path(found)
+
     def lora_stamp(self) -> str:
         """Return a stamp of the LoRA folders: names, sizes and times of the files in them; never raises."""
         import folder_paths

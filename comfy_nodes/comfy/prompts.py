@@ -36,9 +36,17 @@ class Prompts:
         Raises:
             LunaError: ``model-unsupported`` for a family whose tokenizer is not known here.
         """
-        if family not in _TOKENIZERS:
-            raise LunaError("model-unsupported", f"prompts for {family} cannot be tokenized here yet")
+        _require_known(family)
         return _Tokenizer.of(family).tokenize(text)
+
+    def tokenizer(self, family: str) -> Any:
+        """Return ComfyUI's own tokenizer of a family, with ComfyUI's embedding folders.
+
+        Raises:
+            LunaError: ``model-unsupported`` for a family whose tokenizer is not known here.
+        """
+        _require_known(family)
+        return _plain_tokenizer(family)
 
     def clip_patches(self, clip: Any, file: str) -> ClipPatches:
         """Read the text encoders' part of a LoRA file with ComfyUI's own reader and names.
@@ -61,16 +69,28 @@ class Prompts:
         return ClipPatches(patches, tuple(sorted(stems - keys.keys())))
 
 
+def _require_known(family: str) -> None:
+    if family not in _TOKENIZERS:
+        raise LunaError("model-unsupported", f"prompts for {family} cannot be tokenized here yet")
+
+
+def _make_tokenizer(family: str) -> Any:
+    import folder_paths
+
+    module, name = _TOKENIZERS[family]
+    return getattr(importlib.import_module(module), name)(
+        embedding_directory=folder_paths.get_folder_paths("embeddings")
+    )
+
+
+_plain_tokenizer = functools.cache(_make_tokenizer)
+
+
 class _Tokenizer:
     """One of ComfyUI's tokenizers, with a note of the embeddings it does not find (it only logs them)."""
 
     def __init__(self, family: str) -> None:
-        import folder_paths
-
-        module, name = _TOKENIZERS[family]
-        self._inner = getattr(importlib.import_module(module), name)(
-            embedding_directory=folder_paths.get_folder_paths("embeddings")
-        )
+        self._inner = _make_tokenizer(family)
         self._lost: list[str] = []
         self._lock = threading.Lock()
         for part in vars(self._inner).values():

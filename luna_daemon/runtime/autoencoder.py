@@ -17,10 +17,12 @@ from torch import nn
 from torch.nn import functional
 
 from luna_daemon.model_messages import VaeFacts
-from luna_daemon.runtime.tiling import decode_passes, encode_passes, mean_of_passes
+from luna_daemon.progress import advance, counting
+from luna_daemon.runtime.tiling import count_tiles, decode_passes, encode_passes, mean_of_passes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import contextlib
+    from collections.abc import Callable, Mapping, Sequence
 
     from luna_daemon.encode_messages import Tile
 
@@ -267,13 +269,16 @@ class Autoencoder:
 
         def run(x: torch.Tensor) -> torch.Tensor:
             check()
-            return self._module.encode(x.to(self.device, self.dtype)).float().cpu()
+            latent = self._module.encode(x.to(self.device, self.dtype)).float().cpu()
+            advance(1)
+            return latent
 
         latents = []
-        for image in pixels.unbind():
-            x = image[None].movedim(-1, 1).float() * 2.0 - 1.0
-            passes = () if tile is None else encode_passes(tile)
-            latents.append(run(x) if tile is None else mean_of_passes(x, passes, tile.overlap, 1 / FACTOR, run))
+        passes = () if tile is None else encode_passes(tile)
+        with _counting(pixels.shape[:-1], passes, tile):
+            for image in pixels.unbind():
+                x = image[None].movedim(-1, 1).float() * 2.0 - 1.0
+                latents.append(run(x) if tile is None else mean_of_passes(x, passes, tile.overlap, 1 / FACTOR, run))
         return torch.cat(latents)
 
     def decode(self, latent: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
@@ -281,13 +286,16 @@ class Autoencoder:
 
         def run(z: torch.Tensor) -> torch.Tensor:
             check()
-            return self._module.decode(z.to(self.device, self.dtype)).float().cpu()
+            image = self._module.decode(z.to(self.device, self.dtype)).float().cpu()
+            advance(1)
+            return image
 
         images = []
-        for one in (each[None] for each in latent.unbind()):
-            passes = () if tile is None else decode_passes(tile)
-            y = run(one) if tile is None else mean_of_passes(one, passes, tile.overlap, FACTOR, run)
-            images.append(((y + 1.0) / 2.0).clamp_(0.0, 1.0).movedim(1, -1))
+        passes = () if tile is None else decode_passes(tile)
+        with _counting((len(latent), *latent.shape[-2:]), passes, tile):
+            for one in (each[None] for each in latent.unbind()):
+                y = run(one) if tile is None else mean_of_passes(one, passes, tile.overlap, FACTOR, run)
+                images.append(((y + 1.0) / 2.0).clamp_(0.0, 1.0).movedim(1, -1))
         return torch.cat(images)
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -298,3 +306,13 @@ class Autoencoder:
         """Move the weights; they compute where they are."""
         self._module.to(device)
         self.device = device
+
+
+def _counting(
+    shape: Sequence[int], passes: Sequence[tuple[int, int]], tile: Tile | None
+) -> contextlib.AbstractContextManager[None]:
+    """Count a batch of (images, height, width) in tiles, or in images where there are none."""
+    count, height, width = shape
+    if tile is None:
+        return counting(count, "images")
+    return counting(count * count_tiles(width, height, passes, tile.overlap), "tiles")

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luna_daemon.model_messages import VaeFacts
+from luna_daemon.progress import advance, counting
+from luna_daemon.runtime.tiling import count_tiles, decode_passes, encode_passes
 from luna_daemon.runtime.watched import Watched
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from luna_daemon.encode_messages import Tile
     from luna_daemon.runtime.checkout import Comfy
@@ -38,12 +40,16 @@ class ComfyVae:
             output_channels=vae.output_channels,
         )
         self._watched = Watched(self.model)
+        for part in (getattr(self.model, name, None) for name in ("encoder", "decoder")):
+            if isinstance(part, torch.nn.Module):
+                part.register_forward_hook(_advance)
 
     def encode(self, pixels: torch.Tensor, check: Check, tile: Tile | None) -> torch.Tensor:
         """Encode as ComfyUI would."""
         with self._watched.by(check):
             if tile is not None:
-                return self._out(self._vae.encode_tiled(pixels, **self._sizes(tile)))
+                with self._counting(pixels.shape[:-1], encode_passes(tile), tile):
+                    return self._out(self._vae.encode_tiled(pixels, **self._sizes(tile)))
             with self._without_silent_tiles():
                 return self._out(self._vae.encode(pixels))
 
@@ -51,9 +57,19 @@ class ComfyVae:
         """Decode as ComfyUI would."""
         with self._watched.by(check):
             if tile is not None:
-                return self._out(self._vae.decode_tiled(latent, **self._sizes(tile)))
+                with self._counting((len(latent), *latent.shape[-2:]), decode_passes(tile), tile):
+                    return self._out(self._vae.decode_tiled(latent, **self._sizes(tile)))
             with self._without_silent_tiles():
                 return self._out(self._vae.decode(latent))
+
+    def _counting(
+        self, shape: Sequence[int], passes: Sequence[tuple[int, int]], tile: Tile
+    ) -> contextlib.AbstractContextManager[None]:
+        """Count the tiles of a batch of (images, height, width); a video VAE's are not counted."""
+        if self.facts.latent_dim != 2:
+            return contextlib.nullcontext()
+        count, height, width = shape
+        return counting(count * count_tiles(width, height, passes, tile.overlap), "tiles")
 
     def _sizes(self, tile: Tile) -> dict[str, int | None]:
         sizes: dict[str, int | None] = {"tile_x": tile.x, "tile_y": tile.y, "overlap": tile.overlap}
@@ -86,3 +102,7 @@ class ComfyVae:
     def unload(self) -> None:
         """Have all weights in main memory."""
         self._vae.patcher.detach()
+
+
+def _advance(_module: torch.nn.Module, _given: Any, _made: Any) -> None:
+    advance(1)

@@ -28,6 +28,14 @@ def decode_passes(tile: Tile) -> tuple[tuple[int, int], ...]:
     return (tile.x // 2, tile.y * 2), (tile.x * 2, tile.y // 2), (tile.x, tile.y)
 
 
+def count_tiles(width: int, height: int, passes: Sequence[tuple[int, int]], overlap: int) -> int:
+    """Return how many tiles all passes over one image have; sizes in units of the source."""
+    return sum(
+        len(_starts(height, tile_height, overlap)) * len(_starts(width, tile_width, overlap))
+        for tile_width, tile_height in passes
+    )
+
+
 def mean_of_passes(
     source: torch.Tensor, passes: Sequence[tuple[int, int]], overlap: int, scale: float, run: Run
 ) -> torch.Tensor:

@@ -10,10 +10,17 @@ import pytest
 import torch
 
 from comfy_nodes import comfy
-from comfy_nodes.daemon import LunaDaemonStatus, LunaSharedVAEDecode, LunaSharedVAEEncode
+from comfy_nodes.daemon import LunaDaemonStatus
+from comfy_nodes.daemon_loaders import LunaDaemonVAELoader, LunaUNetTunnel
 from comfy_nodes.models import LunaCheckpointTunnel
+from comfy_nodes.shared_vae import (
+    LunaSharedVAEDecode,
+    LunaSharedVAEDecodeTiled,
+    LunaSharedVAEEncode,
+    LunaSharedVAEEncodeTiled,
+)
 from comfy_nodes.text_encoding import LunaSharedCLIPEncode, LunaSharedCLIPEncodeDual, LunaSharedCLIPEncodeSDXL
-from luna_engine.errors import DaemonUnreachableError
+from luna_engine.errors import DaemonUnreachableError, LunaError
 
 
 class QuietHost(comfy.ComfyHost):
@@ -87,12 +94,50 @@ def test_shared_nodes_raise_unreachable_with_the_start_command(host: QuietHost) 
         lambda: LunaSharedCLIPEncodeSDXL().encode("a boat", "", 1024, 1024),
         lambda: LunaSharedVAEEncode().encode(torch.zeros(1, 8, 8, 3)),
         lambda: LunaSharedVAEDecode().decode({"samples": torch.zeros(1, 4, 1, 1)}),
+        lambda: LunaSharedVAEEncodeTiled().encode(torch.zeros(1, 8, 8, 3), 512, 64),
+        lambda: LunaSharedVAEDecodeTiled().decode({"samples": torch.zeros(1, 4, 1, 1)}, 64, 16),
+        lambda: LunaDaemonVAELoader().load("daemon default"),
+        lambda: LunaUNetTunnel().tunnel(checkpoint()[0], luna_linked="0,1"),
     )
     for call in calls:
         with pytest.raises(DaemonUnreachableError) as caught:
             call()
         assert caught.value.code == "daemon-unreachable"
         assert "luna_daemon/server.py" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(("tile_size", "overlap", "is_fine"), [(64, 32, False), (64, 28, True), (32, 64, False)])
+def test_an_overlap_of_half_a_tile_is_refused_before_anybody_is_asked(
+    host: QuietHost,
+    tile_size: int,
+    overlap: int,
+    is_fine: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    calls = (
+        lambda: LunaSharedVAEEncodeTiled().encode(torch.zeros(1, 8, 8, 3), tile_size * 8, overlap * 8),
+        lambda: LunaSharedVAEDecodeTiled().decode({"samples": torch.zeros(1, 4, 1, 1)}, tile_size, overlap),
+    )
+    for call in calls:
+        with pytest.raises(LunaError) as caught:
+            call()
+        assert caught.value.code == ("daemon-unreachable" if is_fine else "value-range")
+
+
+def test_the_unet_tunnel_asks_nobody_for_what_is_wired_or_not_linked(host: QuietHost) -> None:
+    model, clip, vae = checkpoint()
+    found = LunaUNetTunnel().tunnel(model, clip=clip, vae=vae)
+    assert found[:3] == (model, clip, vae)
+    assert found[3] == "[sd15] CLIP wired | VAE wired"
+    assert LunaUNetTunnel().tunnel(model, luna_linked="0,3") == (
+        model,
+        None,
+        None,
+        "[sd15] CLIP not linked | VAE not linked",
+    )
+    unknown, *_ = checkpoint("SomethingNew")
+    with pytest.raises(LunaError) as caught:
+        LunaUNetTunnel().tunnel(unknown)
+    assert caught.value.code == "wrong-type"
 
 
 def test_fingerprints_neither_raise_nor_change_while_nothing_answers(host: QuietHost) -> None:
