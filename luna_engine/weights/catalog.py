@@ -12,6 +12,7 @@ from luna_engine.weights import provenance
 from luna_engine.weights.headers import MODEL_SUFFIXES
 from luna_engine.weights.inspection import Inspection, inspect
 from luna_engine.weights.naming import root_id, root_of
+from luna_engine.weights.shards import is_follower
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -106,10 +107,9 @@ def scan(
     for root, path, status, seen in plain:
         base = root if root.is_dir() else root_of(root, ())
         known = index.get((root_id(base), path.relative_to(base).as_posix()), [])
-        variants = tuple(
-            Variant(where, made.precision, size, _state(status, seen, made), made) for where, size, made in known
-        )
-        yield SourceRow(path, root, status.st_size, status.st_mtime, seen.inspection, seen.error, variants)
+        variants = tuple(Variant(where, made.precision, size, _state(seen, made), made) for where, size, made in known)
+        size = seen.inspection.size_bytes if seen.inspection is not None else status.st_size
+        yield SourceRow(path, root, size, status.st_mtime, seen.inspection, seen.error, variants)
 
 
 def _files(folders: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
@@ -129,18 +129,18 @@ def _walk(folder: Path) -> Iterator[Path]:
     for at, inner, names in os.walk(folder):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         for name in sorted(names):
-            if Path(name).suffix.lower() in MODEL_SUFFIXES:
-                yield Path(at) / name
+            path = Path(at) / name
+            if path.suffix.lower() in MODEL_SUFFIXES and not is_follower(path):
+                yield path
 
 
-def _state(status: os.stat_result, seen: _Seen, made: Provenance) -> str:
+def _state(seen: _Seen, made: Provenance) -> str:
     header = seen.inspection.header if seen.inspection is not None else None
-    same = (
-        made.stamp.size_bytes == status.st_size
-        and made.stamp.mtime_ns == status.st_mtime_ns
-        and header is not None
-        and made.stamp.header_sha256 == header.sha256
-    )
+    if header is None or not all(file.exists() for file in header.files):
+        return "stale"
+    same = (made.stamp.size_bytes, made.stamp.mtime_ns) == provenance.state_of(
+        header.files
+    ) and made.stamp.header_sha256 == header.sha256
     if not same:
         return "stale"
     return "current" if made.rules == provenance.RULES else "outdated"

@@ -20,7 +20,7 @@ from luna_engine.weights.kernels import casts
 from luna_engine.weights.kernels.seam import make_kernels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -83,11 +83,14 @@ def out_of_range(name: str, magnitude: float, what: str) -> LunaError:
 
 
 class ChunkReader:
-    """One thread's open source file and buffers."""
+    """One thread's open source files and buffers. ``name`` is the source's, for messages."""
 
-    def __init__(self, source: Path) -> None:
-        self._file: BinaryIO = source.open("rb", buffering=0)
-        self.name = str(source)
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files: list[BinaryIO] = []
+        for file in files:
+            self._files.append(file.open("rb", buffering=0))
+        self._names = [str(file) for file in files]
+        self.name = self._names[0]
         self._raw = np.empty(CHUNK * 2, np.uint8)
         self._single = np.empty(0, np.float32)
 
@@ -96,8 +99,9 @@ class ChunkReader:
         return make_kernels()  # only where a source has blocks: compiled kernels cost memory
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the files."""
+        for file in self._files:
+            file.close()
 
     def raw(self, source: SourceTensor, first: int, count: int) -> np.ndarray:
         """Return values as they stand in the file; all pieces must be of one type."""
@@ -182,16 +186,17 @@ class ChunkReader:
 
     def _read(self, info: TensorInfo, offset: int, out: np.ndarray) -> None:
         view = out.data
-        self._file.seek(info.offset + offset)
+        file, name = self._files[info.part], self._names[info.part]
+        file.seek(info.offset + offset)
         filled = 0
         while filled < out.size:
-            got = self._file.readinto(view[filled:])  # type: ignore[attr-defined]  # an unbuffered file has it
+            got = file.readinto(view[filled:])  # type: ignore[attr-defined]  # an unbuffered file has it
             if not got:
                 raise InputFileError(
                     "source-changed",
-                    f"{self.name}: {info.name} ends after {offset + filled:,} bytes: the file was cut short",
+                    f"{name}: {info.name} ends after {offset + filled:,} bytes: the file was cut short",
                     "copy the file again and retry",
-                    file=self.name,
+                    file=name,
                 )
             filled += got
 

@@ -85,7 +85,7 @@ def convert(
     """Write the diffusion part of ``source`` in another precision.
 
     Args:
-        source: a checkpoint or diffusion model.
+        source: a checkpoint or diffusion model: a file, an index or shard, or a diffusers folder.
         destination: the file to write; its folder is made.
         precision: a label such as ``bf16`` or ``gguf_Q8_0``.
         progress: called about four times a second, from this thread.
@@ -105,7 +105,7 @@ def convert(
     found = _plan(Path(source), precision, options)
     if found.is_at_target:
         return run.reused(found, found.source)
-    if run.destination.exists() and run.destination.samefile(found.source):
+    if run.destination.exists() and any(run.destination.samefile(file) for file in found.files):
         raise ConversionError("path-outside", f"{run.destination} is the source itself", "choose another folder")
     with _explained(run.destination):
         run.destination.parent.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def _plan(source: Path, precision: str | Precision, options: ConversionOptions |
     large = frozenset(
         tensor.name
         for tensor in doubtful
-        if any(greatest_magnitude(source, info) > GREATEST_HALF for info in tensor.infos)
+        if any(greatest_magnitude(found.files, info) > GREATEST_HALF for info in tensor.infos)
     )
     return plan(source, precision, options=options, overflowing=large) if large else found
 
@@ -211,8 +211,8 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
     with part.open("xb") as file:
         _reserve(file.fileno(), layout.size_bytes)
         file.write(layout.header)
-    before = _stamps(found.source)
-    if before[2:] != (found.stamp.size_bytes, found.stamp.mtime_ns):
+    before = _stamps(found.files)
+    if provenance.state_of(found.files) != (found.stamp.size_bytes, found.stamp.mtime_ns):
         raise _changed(found.source)
     if found.block_types:
         run.report("kernels", index=0, count=len(found.tensors))
@@ -220,7 +220,7 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
     begun = time.monotonic()
     run.report("convert", index=0, count=len(found.tensors), done_bytes=0, total_bytes=found.source_bytes)
     results = stream(
-        found.source,
+        found.files,
         part,
         found.places(layout),
         min(os.cpu_count() or 1, _MOST_THREADS),
@@ -236,7 +236,7 @@ def _fill_and_commit(run: _Run, found: ConversionPlan, part: Path) -> Conversion
         tree_hash([line for result in results for line in result.output_lines]),
         errors,
     )
-    if _stamps(found.source) != before:
+    if _stamps(found.files) != before:
         raise _changed(found.source)
     _finish_header(part, found, findings, len(layout.header))
     run.report("commit", index=len(results), count=len(results))
@@ -341,9 +341,9 @@ def _commit(part: Path, destination: Path) -> None:
     sync_dir(destination.parent)
 
 
-def _stamps(source: Path) -> tuple[int, int, int, int]:
-    status = source.stat()
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+def _stamps(files: Sequence[Path]) -> list[tuple[int, int, int, int]]:
+    found = [file.stat() for file in files]
+    return [(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) for status in found]
 
 
 def _changed(source: Path) -> InputFileError:

@@ -1,4 +1,4 @@
-"""Reference names of tensors in the diffusers library's names: flux, sd3, z-image and the UNets.
+"""Reference names of tensors in the diffusers library's names: flux, sd3, aura, z-image and the UNets.
 
 A name is `<block><layer>.<weight|bias>`; the tables map layers. Some layers of the reference are several of
 diffusers', their rows joined in order.
@@ -127,6 +127,38 @@ _Z_IMAGE_BLOCK: _Layers = {
     },
 }  # fmt: skip
 
+_AURA_TOP: _Layers = {
+    "time_step_proj.linear_1": "t_embedder.mlp.0",
+    "time_step_proj.linear_2": "t_embedder.mlp.2",
+    "context_embedder": "cond_seq_linear",
+    "pos_embed.proj": "init_x_linear",
+    "norm_out.linear": "modF.1",
+    "proj_out": "final_linear",
+}
+_AURA_MLP = (("linear_1", "c_fc1"), ("linear_2", "c_fc2"), ("out_projection", "c_proj"))
+_AURA_DOUBLE: _Layers = {
+    **{f"ff.{there}": f"mlpX.{here}" for there, here in _AURA_MLP},
+    **{f"ff_context.{there}": f"mlpC.{here}" for there, here in _AURA_MLP},
+    "norm1.linear": "modX.1",
+    "norm1_context.linear": "modC.1",
+    "attn.to_q": "attn.w2q",
+    "attn.to_k": "attn.w2k",
+    "attn.to_v": "attn.w2v",
+    "attn.to_out.0": "attn.w2o",
+    "attn.add_q_proj": "attn.w1q",
+    "attn.add_k_proj": "attn.w1k",
+    "attn.add_v_proj": "attn.w1v",
+    "attn.to_add_out": "attn.w1o",
+}
+_AURA_SINGLE: _Layers = {
+    **{f"ff.{there}": f"mlp.{here}" for there, here in _AURA_MLP},
+    "norm1.linear": "modCX.1",
+    "attn.to_q": "attn.w1q",
+    "attn.to_k": "attn.w1k",
+    "attn.to_v": "attn.w1v",
+    "attn.to_out.0": "attn.w1o",
+}
+
 # family: layers outside the blocks, then (blocks there, blocks here, layers of a block), then bare parameters.
 _Blocks = tuple[tuple[str, str, _Layers], ...]
 _TRANSFORMERS: Mapping[str, tuple[_Layers, _Blocks, dict[str, str]]] = MappingProxyType(
@@ -143,6 +175,14 @@ _TRANSFORMERS: Mapping[str, tuple[_Layers, _Blocks, dict[str, str]]] = MappingPr
             _SD3_TOP,
             (("transformer_blocks.", "joint_blocks.", _SD3_BLOCK),),
             {"pos_embed.pos_embed": "pos_embed"},
+        ),
+        "aura": (
+            _AURA_TOP,
+            (
+                ("joint_transformer_blocks.", "double_layers.", _AURA_DOUBLE),
+                ("single_transformer_blocks.", "single_layers.", _AURA_SINGLE),
+            ),
+            {"register_tokens": "register_tokens", "pos_embed.pos_embed": "positional_encoding"},
         ),
         "z-image": (
             _Z_IMAGE_TOP,

@@ -8,6 +8,7 @@ from luna_engine.errors import InputFileError
 from luna_engine.weights.containers.gguf_header import MAGIC, read_gguf_header
 from luna_engine.weights.containers.reading import is_pickle, opened, read_at
 from luna_engine.weights.containers.safetensors_header import read_safetensors_header
+from luna_engine.weights.shards import read_shards, shard_set
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,10 +22,14 @@ MODEL_SUFFIXES = frozenset({".safetensors", ".sft", ".gguf"}) | PICKLE_SUFFIXES
 def read_header(path: Path) -> Header:
     """Read and check the header; the first bytes decide what the file is, not its name.
 
+    An index or a shard gives the header of the whole model.
+
     Raises:
         InputFileError: ``file-missing``, ``file-damaged``, ``precision-unsupported``, or ``pickle-refused`` for a
             torch archive, which has no header and runs code when it is loaded carelessly.
     """
+    if (shards := shard_set(path)) is not None:
+        return read_shards(shards)
     with opened(path) as (file, _):
         start = read_at(file, 0, 8)
     if start.startswith(MAGIC) or path.suffix.lower() == ".gguf":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from luna_engine.weights.families import detect_family
 from luna_engine.weights.headers import looks_pickled, read_header
 from luna_engine.weights.keys import Keys
 from luna_engine.weights.kinds import Kind, adapter_kind, part_kind
+from luna_engine.weights.pipelines import MODEL_INDEX, is_pipeline, part_files, pipeline_class, weight_file
 from luna_engine.weights.verdicts import Confidence, Verdict
 
 if TYPE_CHECKING:
@@ -69,14 +71,36 @@ class Inspection:
 def inspect(path: str | Path) -> Inspection:
     """Say what a file is, reading its header only.
 
+    Args:
+        path: a file; one of several that a model is cut into, or their index, for the whole; or a diffusers folder,
+            whose diffusion model is looked at and whose other parts are listed.
+
     Raises:
         InputFileError: ``file-missing``, ``file-unreadable``, ``file-damaged``, ``wrong-type`` (no file),
             ``precision-unsupported`` (an element type nobody knows).
     """
     path = Path(path)
-    if (pickle := _pickle(path)) is not None:
+    file = weight_file(path)
+    if (pickle := _pickle(file)) is not None:
         return pickle
-    return inspect_header(read_header(path))
+    found = inspect_header(read_header(file))
+    return _with_pipeline(found, path) if is_pipeline(path) else found
+
+
+def _with_pipeline(found: Inspection, folder: Path) -> Inspection:
+    """Add what stands in the other folders of a diffusers model."""
+    parts: list[Component] = []
+    for name, file in part_files(folder).items():
+        if file != found.path:
+            header = read_header(file)
+            parts.append(components.describe(name, "", header.tensors, header.metadata, header.container))
+    claim = pipeline_class(folder)
+    return dataclasses.replace(
+        found,
+        kind=Kind.CHECKPOINT if parts else found.kind,
+        evidence=(*found.evidence, f"{MODEL_INDEX} says {claim}") if claim else found.evidence,
+        components=(*found.components, *parts),
+    )
 
 
 def inspect_header(header: Header) -> Inspection:

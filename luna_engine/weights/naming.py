@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luna_engine.weights.pipelines import source_stem, weight_file
+
 if TYPE_CHECKING:
     from luna_engine.settings import Settings
     from luna_engine.weights.precisions import Precision
@@ -88,12 +90,13 @@ def destination_of(source: Path, precision: Precision, folder: Path | None, sett
     """Return the full path of a variant.
 
     Args:
-        source: the file to convert.
+        source: the file or diffusers folder to convert.
         precision: the target.
         folder: where the user wants it; None takes the default folder and keeps the source's own folder below it.
         settings: for the default folder and roots.
     """
-    name = _cut(source.stem, precision.suffix)
+    source = weight_file(source)
+    name = _cut(source_stem(source), precision.suffix)
     if folder is not None:
         return folder.absolute() / name
     base = default_folder(source, settings)

@@ -102,10 +102,10 @@ def tree_hash(lines: Sequence[str]) -> str:
 
 
 class Pipe:
-    """One thread's way from source to output: two open files and their buffers."""
+    """One thread's way from source to output: open files and their buffers."""
 
-    def __init__(self, source: Path, part: Path, cancel: threading.Event, tally: Tally) -> None:
-        self._reader = ChunkReader(source)
+    def __init__(self, files: Sequence[Path], part: Path, cancel: threading.Event, tally: Tally) -> None:
+        self._reader = ChunkReader(files)
         self._part: BinaryIO = part.open("r+b", buffering=0)
         self._cancel, self._tally = cancel, tally
         self._out = np.empty(CHUNK * 4, np.uint8)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_engine.weights import provenance
@@ -23,6 +22,7 @@ from luna_engine.weights.inspection import Inspection, inspect
 from luna_engine.weights.kernels.seam import kernel_name, require_kernels
 from luna_engine.weights.mixes import Convolutions, block_types
 from luna_engine.weights.naming import root_id, root_of
+from luna_engine.weights.pipelines import source_stem
 from luna_engine.weights.precisions import Precision, find_precision
 from luna_engine.weights.refusals import refuse_gaps, refuse_unsuitable
 from luna_engine.weights.sources import source_tensors
@@ -30,6 +30,7 @@ from luna_engine.weights.targets import Fp8Layout, PlannedTensor, fp8_target, gg
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from luna_engine.weights.containers.layout import Layout, Slot
     from luna_engine.weights.provenance import Findings, SourceStamp
@@ -82,6 +83,11 @@ class ConversionPlan:
     def reshaped(self) -> int:
         """Return how many quantised tensors are stored in another shape."""
         return sum(tensor.is_reshaped for tensor in self.tensors)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return the files that are read."""
+        return self.inspection.header.files if self.inspection.header is not None else (self.source,)
 
     @property
     def source_bytes(self) -> int:
@@ -139,7 +145,7 @@ class ConversionPlan:
             "general.architecture": self.architecture,
             "general.quantization_version": 2,
             "general.file_type": self.precision.file_type or 0,
-            "general.name": self.source.stem,
+            "general.name": source_stem(self.source),
             "general.alignment": DEFAULT_ALIGNMENT,
             **own,
             **config,
@@ -157,7 +163,7 @@ def plan(
     """Decide what converting ``source`` to ``precision`` writes.
 
     Args:
-        source: a model file with a diffusion part.
+        source: a model file with a diffusion part, an index or shard of one, or a diffusers folder.
         precision: a label or its Precision.
         options: see ConversionOptions.
         overflowing: names of side tensors that hold values beyond half's range (known after a look at the data).
@@ -173,10 +179,12 @@ def plan(
     architecture = ARCHITECTURES.get(inspection.family or "")
     tensors = _plan_tensors(inspection, target, architecture, options, overflowing)
     refuse_gaps(inspection, architecture, [tensor.name for tensor in tensors])
-    path = Path(source)
-    root = root_of(path, options.roots)
     header = inspection.header
-    stamp = provenance.stamp_of(path, root, root_id(root), header.sha256 if header is not None else "")
+    if header is None:  # pickles, which were refused above
+        raise TypeError(f"{inspection.path} has no header")
+    path = header.path
+    root = root_of(path, options.roots)
+    stamp = provenance.stamp_of(header, root, root_id(root))
     draft = ConversionPlan(
         path,
         target,
@@ -245,7 +253,9 @@ def _is_at_target(
 
     Whoever packed it chose what stays 16-bit; packing again would only add error.
     """
-    is_whole = len(inspection.components) == 1 and not inspection.prefix and inspection.variant != LAYOUT
+    is_one_file = inspection.header is not None and len(inspection.header.files) == 1
+    has_one_part = len(inspection.components) == 1 and not inspection.prefix
+    is_whole = is_one_file and has_one_part and inspection.variant != LAYOUT
     if inspection.container != target.container or not is_whole:
         return False
     if target.is_scaled and layout.is_full_matmul:

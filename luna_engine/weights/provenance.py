@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import luna_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+    from luna_engine.weights.containers.records import Header
 
 # Raised whenever a change here makes other bytes from the same source.
 RULES = 1
@@ -29,7 +31,10 @@ _NOT_CARRIED = ("_quantization_metadata", "modelspec.thumbnail")
 
 @dataclass(frozen=True, slots=True)
 class SourceStamp:
-    """Which source, and which state of it. ``path`` is relative to its root and never absolute."""
+    """Which source, and which state of it. ``path`` is relative to its root and never absolute.
+
+    Of a source of several files ``path`` is the first, ``size_bytes`` their sum, ``mtime_ns`` the latest.
+    """
 
     path: str
     root_id: str
@@ -100,17 +105,23 @@ def carried(metadata: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def stamp_of(source: Path, root: Path, root_id: str, header_sha256: str) -> SourceStamp:
-    """Return the stamp of a file as it is now."""
-    status = source.stat()
+def stamp_of(header: Header, root: Path, root_id: str) -> SourceStamp:
+    """Return the stamp of a source as it is now."""
+    size, mtime_ns = state_of(header.files)
     return SourceStamp(
-        source.absolute().relative_to(root).as_posix(),
+        header.path.absolute().relative_to(root).as_posix(),
         root_id,
-        source.name,
-        status.st_size,
-        status.st_mtime_ns,
-        header_sha256,
+        header.path.name,
+        size,
+        mtime_ns,
+        header.sha256,
     )
+
+
+def state_of(files: Iterable[Path]) -> tuple[int, int]:
+    """Return size and time of a source of one or several files: the sum, and the latest."""
+    found = [file.stat() for file in files]
+    return sum(status.st_size for status in found), max(status.st_mtime_ns for status in found)
 
 
 def read(metadata: Mapping[str, Any]) -> Provenance | None:

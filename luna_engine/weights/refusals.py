@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from luna_engine.errors import InputFileError
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 
     from luna_engine.weights.inspection import Inspection
 
-# How writers of sharded models name the parts: model-00001-of-00003.safetensors
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 _NO_PART = {
     Kind.VAE: "a VAE",
     Kind.TEXT_ENCODER: "a text encoder",
@@ -39,7 +36,6 @@ _NO_WAY_BACK = frozenset({Form.NUNCHAKU, Form.BITSANDBYTES, Form.NVFP4, Form.OTH
 
 def refuse_unsuitable(found: Inspection, target: Precision, *, allow_finer: bool) -> None:
     """Raise an InputFileError if ``found`` cannot become ``target``."""
-    _refuse_shard(found)
     _refuse_kind(found)
     if found.form in _NO_WAY_BACK:
         raise _error(
@@ -65,16 +61,6 @@ def refuse_unsuitable(found: Inspection, target: Precision, *, allow_finer: bool
             "convert to bf16",
         )
     _refuse_finer(found, target, allow_finer=allow_finer)
-
-
-def _refuse_shard(found: Inspection) -> None:
-    if (match := _SHARD.search(found.path.stem)) is not None:
-        raise _error(
-            found,
-            "family-unsupported",
-            f"is part {int(match[1])} of {int(match[2])} of a sharded model",
-            "use the single-file version of the model",
-        )
 
 
 def _refuse_kind(found: Inspection) -> None:

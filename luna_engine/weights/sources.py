@@ -55,9 +55,9 @@ class SourceTensor:
         return any(piece.scale is not None for piece in self.pieces)
 
     @property
-    def offset(self) -> int:
-        """Return where in the file reading begins."""
-        return self.pieces[0].info.offset
+    def place(self) -> tuple[int, int]:
+        """Return in which file and where in it reading begins."""
+        return (self.pieces[0].info.part, self.pieces[0].info.offset)
 
     @property
     def infos(self) -> tuple[TensorInfo, ...]:
@@ -79,7 +79,9 @@ def source_tensors(found: Inspection) -> tuple[SourceTensor, ...]:
     """
     wanted = [tensor for tensor in found.tensors if is_diffusion_tensor(tensor.name, found.prefix)]
     scales = {tensor.name: tensor for tensor in wanted if is_scale(tensor.name)}
-    weights = sorted((tensor for tensor in wanted if tensor.name not in scales), key=lambda tensor: tensor.offset)
+    weights = sorted(
+        (tensor for tensor in wanted if tensor.name not in scales), key=lambda tensor: (tensor.part, tensor.offset)
+    )
     whole = [(info.name.removeprefix(found.prefix), _whole(info, _scale_of(found, info, scales))) for info in weights]
     if found.variant == LAYOUT:
         return _renamed(found, whole)

@@ -31,7 +31,7 @@ _SYNC_S = 0.2
 
 
 def stream(
-    source: Path,
+    files: Sequence[Path],
     part: Path,
     work: Sequence[tuple[PlannedTensor, Slot, tuple[Slot, ...]]],
     threads: int,
@@ -41,7 +41,8 @@ def stream(
     """Convert all tensors into ``part`` and return their results in order.
 
     Args:
-        source, part: the files; ``part`` has its full size.
+        files: of the source.
+        part: the output, which has its full size.
         work: tensors with their places and those of their extras, in source order.
         threads: how many work at once.
         cancel: set by the caller to stop.
@@ -55,7 +56,7 @@ def stream(
             raise Cancelled
         pipe = getattr(local, "pipe", None)
         if pipe is None:
-            pipe = local.pipe = Pipe(source, part, cancel, tally)
+            pipe = local.pipe = Pipe(files, part, cancel, tally)
             pipes.append(pipe)
         result = pipe.run(planned, slot, extras)
         with tally.lock:
@@ -120,8 +121,9 @@ def _written_back(part: Path) -> Iterator[None]:
         raise failures[0]
 
 
-def greatest_magnitude(source: Path, info: TensorInfo) -> float:
+def greatest_magnitude(files: Sequence[Path], info: TensorInfo) -> float:
     """Return the greatest magnitude of a float tensor, reading it in chunks."""
+    source = files[info.part]
     top, item = 0.0, DTYPES[info.dtype]
     with source.open("rb", buffering=0) as file:
         file.seek(info.offset)

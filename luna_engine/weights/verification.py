@@ -168,7 +168,7 @@ def _compare(path: Path, source: Path, known: provenance.Provenance) -> dict[str
     if missing:
         raise InputFileError("file-damaged", f"{path.name} lacks {missing[0]}", file=str(path))
     sums: dict[str, ErrorSum] = {}
-    original = ChunkReader(source)
+    original = ChunkReader(found.files)
     try:
         with path.open("rb", buffering=0) as output:
             for planned in found.tensors:

@@ -60,7 +60,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(
             text.decode("utf-8"),
-            object_pairs_hook=_no_duplicates,
+            object_pairs_hook=no_duplicates,
             parse_constant=_refuse,
             parse_int=_natural,
         )
@@ -73,7 +73,8 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     return fields  # type: ignore[no-any-return]  # it starts with a brace, so it is an object
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object; ValueError for a key that occurs twice (a hook of `json.loads`)."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

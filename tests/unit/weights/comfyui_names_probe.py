@@ -12,6 +12,7 @@ import sys
 MAPPINGS = {
     "flux": "flux_to_diffusers",
     "sd3": "mmdit_to_diffusers",
+    "aura": "auraflow_to_diffusers",
     "z_image": "z_image_to_diffusers",
     "sd15": "unet_to_diffusers",
     "sdxl": "unet_to_diffusers",

@@ -98,13 +98,6 @@ def test_sources_that_have_no_way_are_refused_with_their_code(
     assert (error.code, error.exit_code) == (code, 4)
 
 
-def test_a_shard_is_refused_as_one(tmp_path: Path) -> None:
-    source = write_holes(tmp_path / "model-00002-of-00003.safetensors", TINY_SDXL)
-    error = refused(source, tmp_path / "out" / "x.gguf")
-    assert error.code == "family-unsupported"
-    assert "part 2 of 3" in error.message
-
-
 def test_a_finer_target_is_refused_unless_asked_for(tmp_path: Path) -> None:
     values: dict[str, Any] = {name: ("F8_E4M3", np.ones(shape)) for name, shape in TINY_SDXL.items()}
     source = write_values(tmp_path / "x.safetensors", values)

@@ -17,24 +17,11 @@ from safetensors.torch import save_file
 
 from luna_engine.errors import InputFileError
 from luna_engine.weights import ConversionOptions, convert, inspect, plan, verify
+from tests.synthetic_layouts import AURA, FLUX
 from tests.synthetic_models import demo_shapes, write_holes
 
 PROBE = Path(__file__).with_name("comfyui_names_probe.py")
 DIFFUSION = "model.diffusion_model."
-FLUX = {
-    "x_embedder.weight": (8, 64),
-    "transformer_blocks.0.attn.norm_added_k.weight": (8,),
-    "transformer_blocks.0.attn.norm_q.weight": (8,),
-    "transformer_blocks.0.attn.norm_k.weight": (8,),
-    **{f"transformer_blocks.0.attn.{part}.weight": (64, 64) for part in ("to_q", "to_k", "to_v")},
-    **{f"transformer_blocks.0.attn.{part}.bias": (64,) for part in ("to_q", "to_k", "to_v")},
-    "transformer_blocks.0.ff.net.0.proj.weight": (256, 64),
-    **{f"single_transformer_blocks.0.attn.{part}.weight": (64, 64) for part in ("to_q", "to_k", "to_v")},
-    "single_transformer_blocks.0.proj_mlp.weight": (256, 64),
-    "norm_out.linear.weight": (128, 64),
-    "norm_out.linear.bias": (128,),
-    "proj_out.weight": (64, 64),
-}
 
 
 def random_flux() -> dict[str, torch.Tensor]:
@@ -145,14 +132,20 @@ def test_source_hash_does_not_depend_on_how_it_is_read(tmp_path: Path) -> None:
 
 
 def reference_shapes(name: str) -> dict[str, tuple[int, ...]]:
+    if name == "aura":
+        return AURA
     shapes = demo_shapes(name)
     if name in {"sd15", "sdxl"}:
         return {key.removeprefix(DIFFUSION): value for key, value in shapes.items() if key.startswith(DIFFUSION)}
     return shapes
 
 
+# Of names that ComfyUI reads for LoRAs only, the model's own do not have these.
+OF_LORAS = ("class_embedding", ".ff.linear_", ".ff_context.linear_", "to_qkv_mlp_proj", ".attn.to_out.weight")
+
+
 @pytest.mark.comfyui
-@pytest.mark.parametrize("name", ["flux", "sd3", "z_image", "sd15", "sdxl"])
+@pytest.mark.parametrize("name", ["flux", "sd3", "aura", "z_image", "sd15", "sdxl"])
 def test_names_rows_and_halves_are_those_comfyui_uses(tmp_path: Path, name: str) -> None:
     if not (root := os.environ.get("COMFYUI_PATH")):
         pytest.skip("COMFYUI_PATH is not set")
@@ -163,12 +156,10 @@ def test_names_rows_and_halves_are_those_comfyui_uses(tmp_path: Path, name: str)
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-2000:]
     mapping: dict[str, list[Any]] = {
-        # Of names that ComfyUI reads for LoRAs only, the model's own do not have these.
         key: place
         for key, place in json.loads(run.stdout.splitlines()[-1]).items()
-        if place[0] in shapes and not key.startswith("class_embedding") and ".ff.linear_" not in key
-        and ".ff_context.linear_" not in key and "to_qkv_mlp_proj" not in key and ".attn.to_out.weight" not in key
-    }  # fmt: skip
+        if place[0] in shapes and not any(mark in key for mark in OF_LORAS if name != "aura")
+    }
     assert {place[0] for place in mapping.values()} == shapes.keys()
     diffusers = {key: (rows or shapes[target][0], *shapes[target][1:]) for key, (target, _, rows, _) in mapping.items()}
     found = plan(write_holes(tmp_path / "x.safetensors", diffusers), "bf16")
