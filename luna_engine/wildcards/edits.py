@@ -5,13 +5,13 @@ from __future__ import annotations
 import codecs
 import difflib
 import re
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luna_engine import paths
 from luna_engine.errors import LunaError
 from luna_engine.wildcards.model import Branch, Document, ItemList, lists_below
+from luna_engine.wildcards.sameness import evened
 from luna_engine.wildcards.splices import FileText
 
 if TYPE_CHECKING:
@@ -221,11 +221,6 @@ def apply_edit(edit: Edit) -> None:
         raise LunaError(
             "unwritable", f"{edit.file} was not written: {error.strerror or error}", None, file=edit.file
         ) from error
-
-
-def evened(text: str) -> str:
-    """Return a text as duplicates are compared: NFC, case and blanks evened."""
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _unweighted(item: str) -> str:

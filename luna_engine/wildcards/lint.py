@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
@@ -12,6 +11,7 @@ from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.references import Trouble, read_braces, read_bracket, read_name
 from luna_engine.wildcards.reports import place_of
 from luna_engine.wildcards.rules.linting import lint_rules
+from luna_engine.wildcards.sameness import evened
 from luna_engine.wildcards.scan import is_name
 from luna_engine.wildcards.syntax import Braces, Bracket, Parsed, Wildcard, children
 
@@ -82,7 +82,7 @@ class _Linter:
             self.empty(document, place)
         seen: dict[str, Item] = {}
         for item in place.items:
-            first = seen.setdefault(_evened(item.text), item)
+            first = seen.setdefault(evened(item.text), item)
             if first is not item:
                 self.add(
                     "duplicate-item",
@@ -191,10 +191,6 @@ class _Linter:
         if self.per_file[file] <= _MOST_PER_FILE:
             stop = end or (None, None)
             self.found.append(Diagnostic(code, severity, message, hint, file, *place, *stop))
-
-
-def _evened(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def _endless_items(snapshot: Snapshot) -> list[Item]:

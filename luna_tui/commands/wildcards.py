@@ -13,7 +13,7 @@ import click
 from luna_engine.errors import LunaError
 from luna_engine.wildcards import Diagnostic, RuleOptions, Severity
 from luna_tui import frame
-from luna_tui.commands import wildcards_edit, wildcards_look
+from luna_tui.commands import wildcards_edit, wildcards_import, wildcards_look
 from luna_tui.commands.wildcards_group import group, library_of, profile_option, roots_option, seed_value, template_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from luna_engine.wildcards import Batch, Change, Expansion, TreeNode, WildcardLibrary
 
-__all__ = ["group", "wildcards_edit", "wildcards_look"]  # importing the two registers their verbs
+__all__ = ["group", "wildcards_edit", "wildcards_import", "wildcards_look"]  # importing the three registers their verbs
 
 
 def _variables(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from luna_engine.errors import LunaError
 from luna_engine.wildcards import add_items, apply_edit, plan_fixes, split_texts
 from luna_tui import frame
-from luna_tui.commands.wildcards_group import group, library_of, roots_option, template_of
+from luna_tui.commands.wildcards_group import check_writable, group, library_of, roots_option, template_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,7 +41,7 @@ def add(
     items = [item for text in given for item in split_texts(text, underscores=underscores)] if split else given
     edit = add_items(library_of(roots), address, items, key=key, flow=flow)
     if write:
-        _check_writable("add --write")
+        check_writable("add --write")
         apply_edit(edit)
     fields = {
         "file": edit.file,
@@ -61,7 +60,7 @@ def add(
 def fix(library: WildcardLibrary, found: Iterable[Diagnostic], *, write: bool) -> None:
     """Show the fixes of diagnostics as a diff on stderr, stdout being the list; write them if told to."""
     if write:
-        _check_writable("lint --write")
+        check_writable("lint --write")
     edits = plan_fixes(library, found)
     for edit in edits:
         frame.output().note(edit.diff().rstrip("\n"))
@@ -71,8 +70,3 @@ def fix(library: WildcardLibrary, found: Iterable[Diagnostic], *, write: bool) -
         library.refresh()
     number = f"{len(edits)} file{'' if len(edits) == 1 else 's'}"
     frame.output().note(f"{number} fixed" if write else f"{number} would be fixed; add --write to do it")
-
-
-def _check_writable(what: str) -> None:
-    if frame.output().readonly:
-        raise LunaError("read-only", f"luna wildcards {what} changes something and --readonly is set")

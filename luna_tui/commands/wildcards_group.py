@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from luna_engine import settings
-from luna_engine.errors import InputFileError
+from luna_engine.errors import InputFileError, LunaError
 from luna_engine.wildcards import WildcardLibrary, default_roots
 from luna_engine.wildcards.parser import MOST_CHARACTERS
 from luna_tui import frame
@@ -55,6 +55,16 @@ def library_of(roots: tuple[Path, ...]) -> WildcardLibrary:
     if not roots:
         return WildcardLibrary.load(default_roots(settings.load()))
     return WildcardLibrary.load(roots)
+
+
+def check_writable(what: str) -> None:
+    """Refuse a verb that changes files where the command line is told not to.
+
+    Raises:
+        LunaError: ``read-only``.
+    """
+    if frame.output().readonly:
+        raise LunaError("read-only", f"luna wildcards {what} changes something and --readonly is set")
 
 
 def template_of(text: str) -> str:

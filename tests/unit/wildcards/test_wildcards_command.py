@@ -234,3 +234,52 @@ def test_lint_shows_fixes_and_writes_them_when_told(
     assert "unquoted" not in out
     assert luna_run("lint", folder, "--write")[0] == 2
     assert luna_run("--readonly", "lint", folder, "--fix", "--write")[0] == 1
+
+
+def test_import_shows_its_plan_writes_it_and_takes_it_back(
+    luna_run: Callable[..., tuple[int, str, str]], folder: Path, tmp_path: Path
+) -> None:
+    pack = tmp_path / "beasts"
+    pack.mkdir()
+    (pack / "sea.txt").write_text("whale\nWhale\n{calm} kraken\n", "utf-8")
+    before = sorted(folder.rglob("*"))
+    code, out, err = luna_run("import", pack, "--root", folder)
+    assert code == 0
+    assert out.splitlines()[0].startswith("+ beasts/sea.txt")
+    assert "sea.txt: 1 of 1 dropped (lines 2)" in out
+    assert "{calm} kraken" in out
+    assert "--write" in err
+    assert sorted(folder.rglob("*")) == before
+
+    code, out, _ = luna_run("import", pack, "--root", folder, "--write", "--json")
+    record = json.loads(out)
+    assert (code, record["schema"], record["written"]) == (0, "luna.wildcards.import/1", True)
+    assert record["counts"]["duplicates_dropped"] == 1
+    assert record["files"][0]["differing"][0]["profiles"] == ["dynamicprompts", "impact"]
+    assert luna_run("expand", "__beasts/sea__", "--root", folder)[1].strip() in {"whale", "{calm} kraken"}
+
+    assert luna_run("import", "beasts", "--undo", "--root", folder)[1] == "- sea.txt\n"
+    assert luna_run("import", "beasts", "--undo", "--write", "--root", folder)[0] == 0
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_import_says_what_it_could_not_read_with_exit_4(
+    luna_run: Callable[..., tuple[int, str, str]], folder: Path, tmp_path: Path
+) -> None:
+    pack = tmp_path / "half"
+    pack.mkdir()
+    (pack / "bad.yaml").write_text("a: [open\n", "utf-8")
+    code, _, err = luna_run("import", pack, "--root", folder)
+    assert code == 4
+    assert "bad.yaml:" in err
+    assert luna_run("import", tmp_path / "gone.zip", "--root", folder)[0] == 4
+    assert luna_run("import", pack, "--root", folder, "--on-conflict", "overwrite")[0] == 2
+
+
+def test_import_never_goes_into_the_bundled_library_unasked(
+    luna_run: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "a.txt").write_text("one\n", "utf-8")
+    code, _, err = luna_run("import", tmp_path, "--write")
+    assert code == 1
+    assert "--root" in err
