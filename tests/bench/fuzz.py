@@ -41,6 +41,7 @@ ANSWER_S = 20.0
 PATIENCE_S = 120.0
 CANARY_EVERY = 1000
 WARM_SHARE = 0.1
+LEAST_BETWEEN = 5_000  # frames between two readings
 BARRIER = 2**40
 IDS = WireTensor("ids", "i32", (77,), memoryview(array("i", [49406, *range(1, 76), 49407])).cast("B"))
 
@@ -234,7 +235,7 @@ def run(daemon: TinyDaemon, cases: int, seed: int, tell: Callable[[str], None] =
             if index == int(cases * WARM_SHARE):
                 canary.settle()
                 outcome.warm = daemon.footprint()
-            if index and index % max(1, cases // 20) == 0:
+            if index and index % max(LEAST_BETWEEN, cases // 20) == 0:
                 canary.settle()
                 tell(f"{index:,} cases, {time.monotonic() - began:.0f} s, {daemon.footprint()}")
             case = mutator.case(2 + index % 1_000_000)

@@ -1,4 +1,4 @@
-"""SIGKILL of clients, daemons and supervisors in the middle of everything: nothing hangs, lies or is left behind.
+"""SIGKILL of clients, daemons, supervisors and the application: nothing hangs, lies or is left behind.
 
 `python -m tests.bench.kills [--kills N] [--seed N] [--write]`. Clients die beside the product's daemon with small
 models, whose weights must give the same result ever after; daemons and supervisors are those of the wire's tests,
@@ -8,84 +8,33 @@ which start in a moment.
 from __future__ import annotations
 
 import argparse
-import os
 import random
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
-from luna_daemon import control, identity, platform, restart_memory
+from luna_daemon import control
 from luna_daemon.client import DaemonClient
-from luna_daemon.identity import DaemonPlaces
 from luna_daemon.protocol import Part
-from luna_daemon.supervisor import holder
-from luna_engine import settings
 from luna_engine.errors import DaemonError
-from luna_engine.settings import DaemonInstance
-from tests.bench.moments import MOMENTS, Busy, encode
+from tests.bench.daemon_kills import NAME, DaemonKills
+from tests.bench.moments import MOMENTS, encode
 from tests.bench.report import RELIABILITY, load, publish
+from tests.bench.supervisor_kills import SupervisorKills
+from tests.bench.survival import SURVIVOR_S, Tally, WrongError, wait_for
 from tests.bench.tiny_daemon import PART_ID, TinyDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from luna_daemon.identity import Identity
-
 ROOT = Path(__file__).resolve().parents[2]
-WIRE = (sys.executable, str(ROOT / "tests" / "daemon" / "wire_daemon.py"))
-NAME = "wire"
-SURVIVOR_S = 5.0
-WAIT_S = 30.0
-SUPERVISOR = """
-import json, sys, threading
-from luna_daemon.supervisor import Supervisor
-one = Supervisor(command=json.loads(sys.argv[1]), kind="kills")
-assert one.try_lock()
-print("go", flush=True)
-one.run(threading.Event())
-"""
-
-
-class WrongError(Exception):
-    """Something did not hold."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What was killed and what went wrong."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    slowest_s: dict[str, float] = field(default_factory=dict)
-    restarts: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def note(self, victim: str, seconds: float) -> None:
-        """Remember how long the survivors took."""
-        self.slowest_s[victim] = max(self.slowest_s.get(victim, 0.0), seconds)
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = WAIT_S) -> None:
-    """Poll until it is so.
-
-    Raises:
-        WrongError: it was not within the time.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise WrongError(f"{what}: not within {seconds:g} s")
-        time.sleep(0.01)
+SUPERVISOR_WEIGHTS = (40, 25, 15, 20)
+RESTARTED = frozenset({"back-off", "with its daemon"})  # what they take is the back-off's time, or a start
 
 
 def shared_files() -> set[str]:
@@ -139,144 +88,6 @@ class ClientKills:
         self._watch.close()
 
 
-class DaemonKills:
-    """Daemons die in the middle of a client's work and are started again by whoever asks first."""
-
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        self.instance = DaemonInstance(device="cpu", port=self._port)
-        settings.save_daemon(NAME, self.instance)
-        self._expected = self._answer(self.ensure())
-
-    def ensure(self) -> Identity:
-        """Return a ready daemon's identity, starting it if need be."""
-        found = control.ensure(NAME, instance=self.instance, command=WIRE, timeout_s=WAIT_S)
-        if found is None:
-            raise WrongError("ensure returned nothing")
-        return found
-
-    def _answer(self, found: Identity) -> bytes:
-        with DaemonClient.connect(found.host, found.port, name="canary") as client:
-            return encode(client, "s")
-
-    def check(self, found: Identity) -> None:
-        """Check that a daemon answers rightly and that its records are its own."""
-        if self._answer(found) != self._expected:
-            raise WrongError("another result from a new daemon")
-        written = identity.read_identity(NAME)
-        if written != found or not found.is_alive():
-            raise WrongError("the identity on disk is not the living daemon's")
-        lock = platform.FileLock(DaemonPlaces(NAME).lock)
-        if lock.acquire():
-            lock.release()
-            raise WrongError("a living daemon does not hold its lock")
-
-    def kill_one(self, moment: str, chance: random.Random) -> float:
-        """Kill the daemon at that moment of a client; return the seconds until the client knew."""
-        found = self.ensure()
-        outcome: list[str] = []
-        began_work = threading.Event()
-
-        def work() -> None:
-            busy = Busy(self._port, "s")
-            try:
-                while True:
-                    MOMENTS[moment](busy)
-                    began_work.set()
-            except (DaemonError, OSError) as error:
-                outcome.append(getattr(error, "code", type(error).__name__))
-            finally:
-                began_work.set()
-                busy.close()
-
-        client = threading.Thread(target=work, daemon=True)
-        client.start()
-        began_work.wait(WAIT_S)
-        time.sleep(chance.uniform(0.0, 0.02))
-        os.kill(found.pid, signal.SIGKILL)
-        began = time.monotonic()
-        client.join(WAIT_S)
-        noticed = time.monotonic() - began
-        if client.is_alive():
-            raise WrongError(f"a client hangs since its daemon died at {moment}")
-        if noticed > SURVIVOR_S:
-            raise WrongError(f"a client took {noticed:.1f} s to notice the end of its daemon at {moment}")
-        again = self.ensure()
-        if again.generation == found.generation:
-            raise WrongError("a dead generation is alive")
-        self.check(again)
-        return noticed
-
-
-class SupervisorKills:
-    """Supervisors die; daemons live on, the next supervisor takes over at once and goes on with the back-off."""
-
-    def __init__(self, daemons: DaemonKills, tally: Tally) -> None:
-        self._daemons = daemons
-        self._tally = tally
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        import json
-
-        command = [sys.executable, "-c", SUPERVISOR, json.dumps(WIRE)]
-        made = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        if made.stdout is None or made.stdout.readline() != b"go\n":
-            made.kill()
-            made.wait(10)
-            raise WrongError("no supervisor could take the lock that a dead one held")
-        return made
-
-    @staticmethod
-    def _end(supervisor: subprocess.Popen[bytes]) -> None:
-        supervisor.kill()
-        supervisor.wait(10)
-        if supervisor.stdout is not None:
-            supervisor.stdout.close()
-
-    def kill_one(self, chance: random.Random) -> float:
-        """Kill a supervisor that watches; return the seconds until its daemon was known to be well."""
-        found = self._daemons.ensure()
-        supervisor = self._start()
-        time.sleep(chance.uniform(0.0, 0.3))
-        self._end(supervisor)
-        began = time.monotonic()
-        if holder() is not None:
-            raise WrongError("a dead supervisor is named as the holder")
-        self._daemons.check(found)
-        return time.monotonic() - began
-
-    def kill_in_back_off(self, chance: random.Random) -> float:
-        """Kill daemon and supervisor; the next supervisor must start the daemon again after the back-off."""
-        DaemonPlaces(NAME).memory.unlink(missing_ok=True)
-        found = self._daemons.ensure()
-        first = self._start()
-        try:
-            wait_for(lambda: holder() is not None, "the supervisor's record")
-            time.sleep(0.3)  # it must have seen the daemon ready, or the end counts as that of a start
-            os.kill(found.pid, signal.SIGKILL)
-            killed = time.monotonic()
-            # A daemon whose end no supervisor saw is shown as crashed and waits for a person; that is another case.
-            wait_for(lambda: restart_memory.read(NAME).state == "backoff", "the first supervisor's back-off")
-            time.sleep(chance.uniform(0.0, 0.5))
-        finally:
-            self._end(first)
-        second = self._start()
-        try:
-            wait_for(lambda: self._is_new(found), "the restart after the back-off")
-        finally:
-            self._end(second)
-        took = time.monotonic() - killed
-        self._tally.restarts.append(took)
-        self._daemons.check(self._daemons.ensure())
-        return took
-
-    @staticmethod
-    def _is_new(old: Identity) -> bool:
-        now = identity.read_identity(NAME)
-        return now is not None and now.generation != old.generation and now.is_alive()
-
-
 def run(tiny: TinyDaemon, kills: int, seed: int, tell: Callable[[str], None] = print) -> Tally:
     """Kill and check; stops at the tenth thing that is wrong."""
     chance, tally, began = random.Random(seed), Tally(), time.monotonic()
@@ -285,6 +96,12 @@ def run(tiny: TinyDaemon, kills: int, seed: int, tell: Callable[[str], None] = p
     daemons = DaemonKills()
     supervisors = SupervisorKills(daemons, tally)
     moments = [name for name in MOMENTS if name != "idle"]
+    ways: list[tuple[str, Callable[[random.Random], float]]] = [
+        ("watching", supervisors.kill_one),
+        ("back-off", supervisors.kill_in_back_off),
+        ("with its daemon", supervisors.kill_with_daemon),
+        ("luna-tui", supervisors.kill_application),
+    ]
     try:
         for index in range(kills):
             victim = chance.choices(("client", "daemon", "supervisor"), (50, 35, 15))[0]
@@ -294,20 +111,17 @@ def run(tiny: TinyDaemon, kills: int, seed: int, tell: Callable[[str], None] = p
                     seconds = clients.kill_one(moment, chance)
                 elif victim == "daemon":
                     seconds = daemons.kill_one(moment, chance)
-                elif chance.random() < 0.3:
-                    moment = "back-off"
-                    seconds = supervisors.kill_in_back_off(chance)
                 else:
-                    moment = "watching"
-                    seconds = supervisors.kill_one(chance)
+                    moment, kill = chance.choices(ways, SUPERVISOR_WEIGHTS)[0]
+                    seconds = kill(chance)
             except (WrongError, DaemonError, OSError) as error:
-                tally.wrong.append(f"{victim} at {moment}: {type(error).__name__}: {error}")
+                tally.wrong.append(f"{victim} at {moment}: {type(error).__name__}: {error}; {daemons.evidence()}")
                 tell(f"wrong: {tally.wrong[-1]}")
                 if len(tally.wrong) >= 10:
                     break
                 continue
             tally.kills[f"{victim} {moment.replace('_', ' ')}"] += 1
-            if moment != "back-off":
+            if moment not in RESTARTED:
                 tally.note(victim, seconds)
             if index and index % 50 == 0:
                 tell(f"{index} kills, {time.monotonic() - began:.0f} s, wrong: {len(tally.wrong)}")

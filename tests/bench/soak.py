@@ -37,6 +37,7 @@ CLIENTS = 8
 PROMPTS = 40
 LORAS = 4
 WARM_SHARE = 0.2
+LEAST_BETWEEN = 1_000  # requests between two readings
 RECONNECT_EVERY = 500
 PAUSE_S = 120.0
 TOLERANCE = 1e-5
@@ -298,16 +299,16 @@ def run(daemon: TinyDaemon, requests: int, tell: Callable[[str], None] = print, 
         for thread in threads:
             thread.start()
         warm: Footprint | None = None
-        step = max(1, requests // 20)
-        told = 0
+        due = step = max(LEAST_BETWEEN, requests // 20)
         while any(thread.is_alive() for thread in threads):
             time.sleep(0.05)
-            if soak.done - told >= step:
-                told = soak.done
-                held = _settled(daemon, watch, soak)
-                tell(f"{told:,} requests, {time.monotonic() - began:.0f} s, {held}")
-                if warm is None and told >= WARM_SHARE * requests:
-                    warm = held
+            if soak.done < (min(due, WARM_SHARE * requests) if warm is None else due):
+                continue
+            held = _settled(daemon, watch, soak)
+            tell(f"{soak.done:,} requests, {time.monotonic() - began:.0f} s, {held}")
+            if warm is None and soak.done >= WARM_SHARE * requests:
+                warm = held
+            due = soak.done + step
         deadline = time.monotonic() + 30
         while (status := watch.status()).queue["device"].depth + status.queue["device"].running:
             if time.monotonic() > deadline:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from luna_daemon.engine_seam import EngineOptions, ModelEngine
     from luna_daemon.runtime.clip_text import ClipShape
 
+NAME = "tiny"
 FILE = "tiny.safetensors"
 PART_ID = f"checkpoints/{FILE}"
 WIDTH = 64
@@ -108,7 +109,7 @@ class TinyDaemon:
         self._footprint = folder / "footprint.json"
         environ = {**os.environ, "LUNA_MODELS": str(models), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         environ[footprint.ENVIRONMENT] = str(self._footprint)
-        command = [sys.executable, __file__, "--name", "tiny", "--device", "cpu", "--port", "0", "--threads", "1"]
+        command = [sys.executable, __file__, "--name", NAME, "--device", "cpu", "--port", "0", "--threads", "1"]
         with (folder / "start.log").open("wb") as log:
             self.process = subprocess.Popen([*command, *arguments], env=environ, stdout=log, stderr=log, cwd=folder)
         self._wait()
@@ -116,11 +117,11 @@ class TinyDaemon:
     def _wait(self) -> None:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline and self.process.poll() is None:
-            found = identity.read_identity("tiny")
+            found = identity.read_identity(NAME)
             if found is not None and found.pid == self.process.pid and self._is_ready(found.port or 0):
                 return
             time.sleep(0.05)
-        log = identity.DaemonPlaces("tiny").log
+        log = identity.DaemonPlaces(NAME).log
         said = log.read_text("utf-8")[-2000:] if log.exists() else ""
         raise RuntimeError(f"the daemon did not become ready: {said}")
 
@@ -135,7 +136,7 @@ class TinyDaemon:
     @property
     def port(self) -> int:
         """Return its TCP port."""
-        found = identity.read_identity("tiny")
+        found = identity.read_identity(NAME)
         if found is None or found.port is None:
             raise RuntimeError("the daemon is gone")
         return found.port
@@ -143,7 +144,7 @@ class TinyDaemon:
     @property
     def socket(self) -> str:
         """Return the path of its Unix socket."""
-        found = identity.read_identity("tiny")
+        found = identity.read_identity(NAME)
         if found is None or found.socket is None:
             raise RuntimeError("the daemon is gone")
         return found.socket

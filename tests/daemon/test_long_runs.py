@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.bench import fuzz, kills, soak
+from tests.bench import fuzz, kills, soak, stops
 
 if TYPE_CHECKING:
     from tests.bench.tiny_daemon import TinyDaemon
@@ -40,3 +40,10 @@ def test_who_dies_in_the_middle_leaves_nothing_behind(tiny: TinyDaemon) -> None:
     tally = kills.run(tiny, 5, seed=3)
     assert tally.wrong == []
     assert sum(tally.kills.values()) == 5
+
+
+def test_who_is_stopped_holds_nobody_up_and_goes_on(tiny: TinyDaemon) -> None:
+    """`python -m tests.bench.stops`, one of its eleven moments and no second longer than it takes to be noticed."""
+    found = stops.run(tiny, 0.2, ["running"])
+    assert found.wrong == []
+    assert found.stops == {"client": 1, "daemon": 1}
