@@ -1,21 +1,31 @@
-"""The quick way through an expansion: common constructs compiled to closures, draws noted in a trace.
+"""The quick way through an expansion: common constructs compiled to programs that note their draws in a trace.
 
 A program covers text, tags, variants, multi-picks, numbers, references and inline templates whose meaning is clear.
-Anything else (commands, samplers, diagnostics, cycles, limits) raises `Uncompiled`, and `drawing.Run`, the reference
-that every program must agree with to the last character and choice, does the work instead.
+Anything else (commands, samplers, diagnostics, cycles, limits) is left to `drawing.Run`, the reference that every
+program must agree with to the last character and choice.
 """
 
 from __future__ import annotations
 
-import bisect
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from luna_engine.wildcards.expansion import ChoiceKind
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain, match_lone_name
 from luna_engine.wildcards.picks import distinct, lone_part
-from luna_engine.wildcards.pools import running_sums
+from luna_engine.wildcards.programs import (
+    MOST_DRAWS,
+    Source,
+    Table,
+    Uncompiled,
+    inline_source,
+    multi_source,
+    number_source,
+    pool_source,
+    run,
+    variant_source,
+)
 from luna_engine.wildcards.recursion import recursion_room
 from luna_engine.wildcards.references import (
     leaves_library,
@@ -24,33 +34,22 @@ from luna_engine.wildcards.references import (
     read_bracket,
     read_name,
 )
-from luna_engine.wildcards.seeds import GOLDEN, MASK, below, frame_key, text_key
+from luna_engine.wildcards.seeds import MASK, frame_key, text_key
 from luna_engine.wildcards.syntax import Braces, Bracket, Multi, Number, Option, Profile, Tag, Text, Variant, Wildcard
-from luna_engine.wildcards.traces import Site, Source, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Document, Item
     from luna_engine.wildcards.pools import Pool
+    from luna_engine.wildcards.programs import Entry, Program, Site
     from luna_engine.wildcards.snapshot import Snapshot
     from luna_engine.wildcards.syntax import Node, Parsed, Prompt
+    from luna_engine.wildcards.traces import Trace
 
-    Program = tuple["str | Site", ...]
-    Entry = tuple[str, int, "Program | None"]  # a candidate's text, its h, and its program if it is more than text
-    Entries = Callable[[int], Entry]
-
-MOST_OPEN = 40
-MOST_TRACE = 5_000
 MOST_ITEM = 10_000
 MOST_TEXT = 1_000_000
-_MOST_WEIGHT = 1 << 32
-_A, _B = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
-
-
-class Uncompiled(Exception):  # noqa: N818 - a control-flow signal inside this package, not an error of the API
-    """This text, or this draw, needs the long way."""
 
 
 class Compiler:
@@ -75,15 +74,15 @@ class Compiler:
             if program is None:
                 return None
             out: list[str] = []
-            entries: list[Any] = []
+            draws: list[int] = []
             try:
-                _run(program, frame_key(name, seed), out, entries, -1, [])
+                run(program, frame_key(name, seed), out, draws, [])
             except (Uncompiled, RecursionError):
                 return None
             texts[name] = text = "".join(out)
-            if len(entries) > MOST_TRACE or len(text) > MOST_TEXT:
+            if len(draws) > MOST_DRAWS or len(text) > MOST_TEXT:
                 return None
-            traces.append(Trace(name, out, entries))
+            traces.append((name, program, draws))
         return texts, tuple(traces)
 
     def _template(self, text: str, profile: Any) -> Program | None:
@@ -116,11 +115,7 @@ class Compiler:
         if is_plain(text):
             return text, 0, None
         program = self._lone_reference(text, document)
-        if program is None:
-            program = self._text(self._snapshot.parse_item(items[at]), document)
-        if len(program) == 1 and isinstance(program[0], str):
-            return program[0], 0, None
-        return text, text_key(text), program
+        return _entry(text, program or self._text(self._snapshot.parse_item(items[at]), document))
 
     def _lone_reference(self, text: str, document: Document | None) -> Program | None:
         """Compile ``words __name__ words``, which most items with a reference are, without a tree."""
@@ -136,7 +131,7 @@ class Compiler:
         start, end = found.start(2) - 2, found.end(2) + 2
         source = self.source(resolved.target, templates=False)
         written = text[start:end]
-        return before, (source.draw, text_key(written), source, start, end, written, written), behind
+        return ((before, text_key(written), source, (start, end, written, written)),), behind
 
     def source(self, target: Target | None, *, templates: bool) -> Source:
         """Return what draws from a target, if nothing is to be reported with it."""
@@ -155,8 +150,18 @@ class Compiler:
         """Return what draws single items of a pool, made once."""
         found = self._pools.get(id(pool))
         if found is None:
-            found = self._pools[id(pool)] = _pool_source(pool, self.entry)
+            found = self._pools[id(pool)] = pool_source(pool, self.table(pool.items))
         return found
+
+    def table(self, items: Sequence[Item]) -> Table:
+        """Return the candidates of a list, to be compiled one by one."""
+        return Table(partial(self.entry, items))
+
+
+def _entry(text: str, program: Program) -> Entry:
+    """Return a candidate as it is drawn; one without sites is the text its program prints."""
+    sites, behind = program
+    return (text, text_key(text), program) if sites else (behind, 0, None)
 
 
 class _Frame:
@@ -170,30 +175,27 @@ class _Frame:
         self.seen: dict[str, int] = {}
 
     def program(self, nodes: tuple[Node, ...]) -> Program:
-        parts: list[str | Site] = []
-        self.add(nodes, parts)
-        merged: list[str | Site] = []
-        for part in parts:
-            if isinstance(part, str) and merged and isinstance(merged[-1], str):
-                merged[-1] += part
-            elif part != "":
-                merged.append(part)
-        return tuple(merged)
+        sites: list[Site] = []
+        pieces: list[str] = []
+        self.add(nodes, sites, pieces)
+        return tuple(sites), "".join(pieces)
 
-    def add(self, nodes: tuple[Node, ...], parts: list[str | Site]) -> None:
+    def add(self, nodes: tuple[Node, ...], sites: list[Site], pieces: list[str]) -> None:
+        """Add nodes to the sites of a program, ``pieces`` being the text behind the last."""
         for node in nodes:
             if isinstance(node, Text):
-                parts.append(node.value)
+                pieces.append(node.value)
             elif isinstance(node, Tag):
-                parts.append(f"<{node.word}:")
-                self.add(node.nodes, parts)
-                parts.append(">")
+                pieces.append(f"<{node.word}:")
+                self.add(node.nodes, sites, pieces)
+                pieces.append(">")
             elif isinstance(node, Bracket) and not self.is_drawn(node):
-                parts.append("[")
-                self.add(node.nodes, parts)
-                parts.append("]")
+                pieces.append("[")
+                self.add(node.nodes, sites, pieces)
+                pieces.append("]")
             else:
-                parts.append(self.site(node, self.source(node)))
+                sites.append(self.site(node, "".join(pieces)))
+                pieces.clear()
 
     def is_drawn(self, node: Bracket) -> bool:
         """Tell whether ``[path]`` draws; a doubtful one needs the long way."""
@@ -204,7 +206,8 @@ class _Frame:
             raise Uncompiled
         return target is not None
 
-    def site(self, node: Node, source: Source) -> Site:
+    def site(self, node: Node, before: str) -> Site:
+        source = self.source(node)
         text = self.parsed.text[node.start : node.end]
         if "\r" in text:
             text = text.replace("\r\n", "\n")
@@ -212,16 +215,16 @@ class _Frame:
         self.seen[text] = occurrence + 1
         name = f"{text} #{occurrence + 1}" if occurrence else text
         key = (text_key(text) + occurrence) & MASK
-        return source.draw, key, source, node.start, node.end, text, name
+        return before, key, source, (node.start, node.end, text, name)
 
     def source(self, node: Node) -> Source:
         """Return what a construct draws from."""
         if isinstance(node, Variant) and node.sampler is None:
-            return _variant_source(*self.options(node.options))
+            return variant_source(*self.options(node.options))
         if isinstance(node, Multi) and node.sampler is None:
             return self.multi(node)
         if isinstance(node, Number) and node.grid is not None:
-            return _number_source(node.grid.points, node.grid.text)
+            return number_source(node.grid.points, node.grid.text)
         if isinstance(node, Wildcard) and node.sampler is None and not node.arguments:
             return self.wildcard(node)
         if isinstance(node, Bracket) and self.document is not None:
@@ -243,30 +246,23 @@ class _Frame:
 
     def option(self, prompt: Prompt, written: str) -> Entry:
         program = _Frame(self.compiler, self.snapshot, self.parsed, self.document).program(prompt.nodes)
-        if not program:
-            return "", 0, None
-        if len(program) == 1 and isinstance(program[0], str):
-            return program[0], 0, None
-        return written, text_key(written), program
+        return _entry(written, program)
 
     def multi(self, node: Multi) -> Source:
         part = lone_part(node)
         if isinstance(part, (Braces, Bracket, Wildcard)):
             source = self.lent(part)
-            entries = _kept(source.items, self.compiler.entry)
         elif part is None or isinstance(part, (Variant, Multi, Number)):
-            found, records, weights = self.options(node.options)
-            source, entries = Source(options=records, weights=weights, total=sum(weights)), found.__getitem__
+            entries, records, weights = self.options(node.options)
+            source = Source(options=records, weights=weights, table=entries)
         else:
             raise Uncompiled
         size = len(source.weights)
         low = size if node.low is None else node.low
         high = size if node.high is None else node.high
-        if not size or max(low, high) > size or low > high:
+        if max(low, high) > size or low > high:
             raise Uncompiled
-        source.is_multi = True
-        source.draw = _multi_draw(source, entries, low, high - low + 1, node.separator)
-        return source
+        return multi_source(source, low, high - low + 1, node.separator)
 
     def lent(self, part: Braces | Bracket | Wildcard) -> Source:
         """Return the candidates of a pick whose lone option lends its list."""
@@ -286,7 +282,7 @@ class _Frame:
             raise Uncompiled
         candidates = distinct(pool)
         items = [entry for entry in candidates.entries if not isinstance(entry, Option)]
-        return Source(items=items, weights=candidates.weights, total=sum(candidates.weights), lists=pool.lists)
+        return Source(items=items, weights=candidates.weights, table=self.compiler.table(items), lists=pool.lists)
 
     def wildcard(self, node: Wildcard) -> Source:
         if "*" in node.name:
@@ -309,183 +305,4 @@ class _Frame:
             raise Uncompiled
         inline = meaning.inline
         program = _Frame(self.compiler, self.snapshot, self.parsed, meaning.document).program(inline.nodes)
-        return _inline_source(program, text_key(self.parsed.text[inline.start : inline.end]))
-
-
-# Each draw gets K of its site, the site, the pieces of the output, the trace, its parent's place in the trace, and
-# the ids of the lists whose items are being expanded.
-
-
-def _number_source(points: int, text_of: Callable[[int], str]) -> Source:
-    def draw(key: int, site: Site, out: list[str], trace: list[Any], parent: int, active: list[int]) -> None:
-        del active
-        first = len(out)
-        out.append(text_of(below(key, points)))
-        trace.append((site, 0, first, first + 1, parent))
-
-    return Source(draw, ChoiceKind.NUMBER, size=points)
-
-
-def _variant_source(entries: list[Entry], records: list[tuple[str, float]], weights: list[int]) -> Source:
-    sums, total = running_sums(weights)
-    if not entries or total > _MOST_WEIGHT:
-        raise Uncompiled
-    bisect_right = bisect.bisect_right
-
-    def draw(key: int, site: Site, out: list[str], trace: list[Any], parent: int, active: list[int]) -> None:
-        at = (key * total) >> 64
-        if sums is not None:
-            at = bisect_right(sums, at)
-        text, own_key, program = entries[at]
-        first = len(out)
-        if program is None:
-            out.append(text)
-            trace.append((site, at, first, first + 1, parent))
-            return
-        number = len(trace)
-        trace.append(None)
-        _run(program, (key + own_key) & MASK, out, trace, number, active)
-        trace[number] = (site, at, first, len(out), parent)
-
-    return Source(draw, options=records, weights=weights, total=sum(weights))
-
-
-def _inline_source(program: Program, own_key: int) -> Source:
-    def draw(key: int, site: Site, out: list[str], trace: list[Any], parent: int, active: list[int]) -> None:
-        number = len(trace)
-        trace.append((site, 0, 0, 0, parent))
-        _run(program, (key + own_key) & MASK, out, trace, number, active)
-
-    return Source(draw, is_frame=True)
-
-
-def _pool_source(pool: Pool, entry_of: Callable[[Sequence[Item], int], Entry]) -> Source:
-    total, sums, items, lists = pool.total, pool.sums, pool.items, pool.lists
-    if not items or total > _MOST_WEIGHT:
-        raise Uncompiled
-    owner = next(iter(lists)) if len(lists) == 1 else None
-    table: dict[int, Entry] = {}
-    keeps = not (isinstance(items, Lines) and items.is_long)
-    bisect_right = bisect.bisect_right
-
-    def draw(key: int, site: Site, out: list[str], trace: list[Any], parent: int, active: list[int]) -> None:
-        if active and not lists.isdisjoint(active):
-            raise Uncompiled
-        at = (key * total) >> 64
-        if sums is not None:
-            at = bisect_right(sums, at)
-        found = table.get(at)
-        if found is None:
-            found = entry_of(items, at)
-            if keeps or found[2] is not None:
-                table[at] = found
-        text, own_key, program = found
-        first = len(out)
-        if program is None:
-            out.append(text)
-            trace.append((site, at, first, first + 1, parent))
-            return
-        number = len(trace)
-        trace.append(None)
-        home = id(items[at].owner) if owner is None else owner
-        _run_item(program, (key + own_key) & MASK, out, trace, number, active, home)
-        trace[number] = (site, at, first, len(out), parent)
-
-    return Source(draw, pool=pool)
-
-
-def _kept(items: Sequence[Item], entry_of: Callable[[Sequence[Item], int], Entry]) -> Entries:
-    table: dict[int, Entry] = {}
-
-    def entry(at: int) -> Entry:
-        found = table.get(at)
-        if found is None:
-            found = table[at] = entry_of(items, at)
-        return found
-
-    return entry
-
-
-def _multi_draw(source: Source, entries: Entries, low: int, span: int, separator: str) -> Any:
-    sums, total = running_sums(source.weights)
-    if total > _MOST_WEIGHT:
-        raise Uncompiled
-    running = sums or list(range(1, len(source.weights) + 1))
-    lists = source.lists
-
-    def draw(key: int, site: Site, out: list[str], trace: list[Any], parent: int, active: list[int]) -> None:
-        if active and not lists.isdisjoint(active):
-            raise Uncompiled
-        has_text = False
-        chosen: dict[str, int] = {}
-        for at in _order(key, low + ((key * span) >> 64), running, total):
-            gap = len(out)
-            if has_text:
-                out.append("")
-            first = len(out)
-            text, own_key, program = entries(at)
-            if program is None:
-                out.append(text)
-                trace.append((site, at, first, first + 1, parent))
-                is_text = bool(text)
-            else:
-                occurrence = chosen.get(text, 0)
-                chosen[text] = occurrence + 1
-                number = len(trace)
-                trace.append(None)
-                frame = (key + own_key + occurrence) & MASK
-                _run_item(program, frame, out, trace, number, active, source.owner_of(at))
-                trace[number] = (site, at, first, len(out), parent)
-                is_text = any(out[first:])
-            if is_text:
-                if has_text:
-                    out[gap] = separator
-                has_text = True
-
-    return draw
-
-
-def _run(program: Program, frame: int, out: list[str], trace: list[Any], parent: int, active: list[int]) -> None:
-    """Run a program in a frame; K of each site is computed here."""
-    for part in program:
-        if part.__class__ is str:
-            out.append(part)  # told by its class, which is quicker than isinstance
-            continue
-        x = ((frame ^ part[1]) + GOLDEN) & MASK  # type: ignore[operator]  # a site
-        x = ((x ^ (x >> 30)) * _A) & MASK
-        x = ((x ^ (x >> 27)) * _B) & MASK
-        part[0](x ^ (x >> 31), part, out, trace, parent, active)  # type: ignore[operator]  # a site
-
-
-def _run_item(
-    program: Program, frame: int, out: list[str], trace: list[Any], parent: int, active: list[int], owner: int
-) -> None:
-    """Run an item's program with its list among those being expanded."""
-    if len(active) > MOST_OPEN or parent > MOST_TRACE:
-        raise Uncompiled
-    active.append(owner)
-    _run(program, frame, out, trace, parent, active)
-    active.pop()
-
-
-def _order(key: int, count: int, sums: list[int], total: int) -> list[int]:
-    """Draw ``count`` candidates without replacement, as `picks` does; pick j uses position j of the site's stream."""
-    removed: list[int] = []
-    order: list[int] = []
-    state = key + GOLDEN
-    for _ in range(count):
-        state += GOLDEN
-        x = state & MASK
-        x = ((x ^ (x >> 30)) * _A) & MASK
-        x = ((x ^ (x >> 27)) * _B) & MASK
-        ticket = ((x ^ (x >> 31)) * total) >> 64
-        for gone in removed:
-            before = sums[gone - 1] if gone else 0
-            if ticket < before:
-                break
-            ticket += sums[gone] - before
-        at = bisect.bisect_right(sums, ticket)
-        order.append(at)
-        bisect.insort(removed, at)
-        total -= sums[at] - (sums[at - 1] if at else 0)
-    return order
+        return inline_source(program, text_key(self.parsed.text[inline.start : inline.end]))

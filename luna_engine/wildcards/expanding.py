@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luna_engine.errors import WildcardError
 from luna_engine.wildcards import batches
@@ -32,10 +32,14 @@ def fingerprint_of(
     seed: int,
     index: int,
     profile: Profile | str,
-    given: tuple[Any, ...],
+    missing: str,
+    variables: Mapping[str, str] | None,
+    pins: Mapping[str, str] | None,
+    reroll: Mapping[str, int] | None,
     rules: RuleOptions | None,
 ) -> str:
     """Return the digest of a template, what was given with it, and every file it can reach."""
+    given = (missing, variables or {}, pins or {}, reroll or {})
     fixed = tuple(sorted(parts.items()))
     digests = [snapshot.fingerprint(text, Profile(profile), rules=rules is not None) for _, text in fixed]
     return batches.digest(fixed, digests, seed, index, *given, *((rules,) if rules else ()))

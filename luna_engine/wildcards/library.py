@@ -206,9 +206,9 @@ class WildcardLibrary:
             raise LunaError("value-range", "rules draw by weight; they cannot walk or cycle", "use mode random")
         snapshot = snapshot or self.snapshot
         index = seed if index is None else index
-
-        given = (missing, variables or {}, pins or {}, reroll or {})
-        fingerprint = partial(fingerprint_of, snapshot, parts, seed, index, profile, given, rules)
+        fingerprint = partial(
+            fingerprint_of, snapshot, parts, seed, index, profile, missing, variables, pins, reroll, rules
+        )
         ruleset = None if rules is None else snapshot.wanted_rules
         if chooser is None and not pins and not reroll and most_draws == MOST_DRAWS and ruleset is None:
             quick = snapshot.compiler.expand(parts, seed, profile)

@@ -24,20 +24,24 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def _hashed(text: str) -> int:
-    data = text.encode("utf-8", "surrogatepass")
+def _hashed(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 @functools.lru_cache(maxsize=1 << 16)
 def text_key(text: str) -> int:
     """Return the first 8 bytes, little endian, of BLAKE2b with ``digest_size=8`` over the UTF-8 of ``text``."""
-    return _hashed(text)
+    return _hashed(text.encode("utf-8", "surrogatepass"))
+
+
+@functools.lru_cache(maxsize=64)
+def _part_key(part: str) -> int:
+    return text_key(f"luna:{part}")
 
 
 def frame_key(part: str, seed: int) -> int:
     """Return F of a template part: ``""`` is the main text, else the part's name."""
-    return mix(text_key(f"luna:{part}") ^ _seed_key(seed))
+    return mix(_part_key(part) ^ _seed_key(seed))
 
 
 def site_key(frame: int, text: str, occurrence: int) -> int:
@@ -76,7 +80,8 @@ def batch_seed(seed: int, index: int) -> int:
 
 
 def _seed_key(seed: int) -> int:
-    return _hashed(f"seed:{decimal(seed)}")  # a seed comes once; keeping it would only push texts out
+    # A seed comes once; keeping it would only push texts out.
+    return _hashed(b"seed:%d" % seed if -MASK < seed < MASK else b"seed:" + decimal(seed).encode())
 
 
 def decimal(number: int) -> str:

@@ -23,6 +23,8 @@ class Profile(enum.Enum):
     DYNAMICPROMPTS = "dynamicprompts"
     IMPACT = "impact"
 
+    __hash__ = object.__hash__  # Enum's own is a Python function, and every expansion looks something up by it
+
 
 class Sampler(enum.Enum):
     """How a site draws over a batch."""

@@ -1,131 +1,126 @@
-"""Traces of compiled programs, and the choices they stand for: put together only when somebody looks at them."""
+"""Traces: the draws of compiled programs, and the choices they stand for, put together only when somebody looks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.expansion import Choice, ChoiceKind
 from luna_engine.wildcards.model import TEMPLATES
+from luna_engine.wildcards.recursion import recursion_room
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from luna_engine.wildcards.programs import Place, Program, Source
 
-    from luna_engine.wildcards.model import Item
-    from luna_engine.wildcards.pools import Pool
+    Trace = tuple[str, Program, list[int]]  # a part's name, its program, the number of each candidate drawn
 
-
-def _never(*_: Any) -> None:
-    raise NotImplementedError("a source without a draw")
-
-
-@dataclass(slots=True, eq=False)
-class Source:
-    """What a site draws from, and how: ``draw`` notes entries in a trace.
-
-    One of ``pool``, ``items`` and ``options`` (written text and weight) holds the candidates; a number has none, and
-    ``size`` is its grid. ``is_frame``: no choice, only the frame of an inline template.
-    """
-
-    draw: Callable[..., None] = _never
-    kind: ChoiceKind = ChoiceKind.OPTION
-    pool: Pool | None = None
-    items: Sequence[Item] = ()
-    options: Sequence[tuple[str, float]] = ()
-    weights: Sequence[int] = ()
-    total: int = 0
-    lists: frozenset[int] = frozenset()
-    size: int = 1
-    is_multi: bool = False
-    is_frame: bool = False
-
-    def owner_of(self, at: int) -> int:
-        """Return the id of the list a candidate lives in, 0 for an option."""
-        return id(self.items[at].owner) if self.items else 0
-
-    def item(self, at: int) -> Item | None:
-        """Return a candidate that is an item."""
-        if self.pool is not None:
-            return self.pool.items[at]
-        return self.items[at] if self.items else None
-
-
-# The draw, h of the site's text plus its occurrence, the source, start and end in the text, the text, the name.
-# A tuple: thousands of them live as long as a snapshot, and one object each is what the collector can bear.
-Site = tuple[Callable[..., None], int, Source, int, int, str, str]
-
-
-class Trace:
-    """The draws of one part: entries of (site, candidate, first piece, piece behind the last, parent entry)."""
-
-    __slots__ = ("entries", "part", "pieces")
-
-    def __init__(self, part: str, pieces: list[str], entries: list[Any]) -> None:
-        self.part = part
-        self.pieces = pieces
-        self.entries = entries
+_PENDING = Choice(ChoiceKind.OPTION, "", "")
 
 
 def choices_of(traces: tuple[Trace, ...]) -> tuple[Choice, ...]:
     """Return the choices of an expansion, a parent before what it holds."""
     made: list[Choice] = []
-    for trace in traces:
-        _Teller(trace, made).tell()
+    with recursion_room():
+        for part, program, draws in traces:
+            _Teller(part, draws, made).program(program, part and f"{part}:", None)
     return tuple(made)
 
 
 class _Teller:
-    def __init__(self, trace: Trace, made: list[Choice]) -> None:
-        self.trace = trace
-        self.made = made
-        self.offsets = list(accumulate(map(len, trace.pieces), initial=0))
-        self.frames: list[str] = []
-        self.parents: list[int | None] = []
+    """Walks a program again with the draws that were noted."""
 
-    def tell(self) -> None:
-        """Put the choices behind those made before."""
-        left: dict[tuple[int, int], tuple[int, int]] = {}
-        for site, at, first, end, above in self.trace.entries:
-            source: Source = site[2]
-            prefix = self.frames[above] if above >= 0 else self.trace.part and f"{self.trace.part}:"
-            name = f"{prefix} {site[6]}" if prefix else site[6]
-            parent = self.parents[above] if above >= 0 else None
-            if source.is_frame:
-                self.frames.append(name)
-                self.parents.append(parent)
-                continue
-            frame = name
-            if source.is_multi:
-                weight = source.weights[at]
-                number, rest = left.get((id(site), above), (0, source.total))
-                left[id(site), above] = (number + 1, rest - weight)
-                frame, share, size = f"{name} [{number + 1}]", weight / rest, len(source.weights) - number
-            elif source.pool is not None:
+    def __init__(self, part: str, draws: list[int], made: list[Choice]) -> None:
+        self.part = part
+        self.draws = iter(draws)
+        self.made = made
+        self.pieces: list[str] = []
+        self.length = 0
+
+    def write(self, text: str) -> None:
+        self.pieces.append(text)
+        self.length += len(text)
+
+    def program(self, program: Program, frame: str, parent: int | None) -> None:
+        sites, behind = program
+        for before, _, source, place in sites:
+            self.write(before)
+            self.site(source, place, f"{frame} {place[3]}" if frame else place[3], parent)
+        self.write(behind)
+
+    def site(self, source: Source, place: Place, name: str, parent: int | None) -> None:
+        if source.frame is not None:
+            self.program(source.frame, name, parent)
+        elif source.separator is not None:
+            self.several(source, place, source.separator, name, parent)
+        elif source.number_text is not None:
+            at = next(self.draws)
+            start, text = self.length, source.number_text(at)
+            self.write(text)
+            self.made.append(self.choice(source, place, at, text, parent, start, name, 1 / source.total, source.total))
+        else:
+            at = next(self.draws)
+            if source.pool is not None:
                 share, size = source.pool.weight(at) / source.pool.total, len(source.pool.items)
-            elif source.options:
-                share, size = source.weights[at] / source.total, len(source.options)
             else:
-                share, size = 1 / source.size, source.size
-            self.frames.append(frame)
-            self.parents.append(len(self.made))
-            span = (self.offsets[first], self.offsets[end])
-            value = "".join(self.trace.pieces[first:end])
-            self.made.append(self.choice(site, at, value, parent, span, name, share, size))
+                share, size = source.weights[at] / sum(source.weights), len(source.options)
+            self.one(source, place, at, parent, name, name, share, size)
+
+    def several(self, source: Source, place: Place, separator: str, name: str, parent: int | None) -> None:
+        """Tell the picks of a multi-pick; one that printed nothing brought no separator."""
+        left = sum(source.weights)
+        has_text = False
+        for number in range(next(self.draws)):
+            at = next(self.draws)
+            before, length, made = len(self.pieces), self.length, len(self.made)
+            if has_text:
+                self.write(separator)
+            start = self.length
+            share, size = source.weights[at] / left, len(source.weights) - number
+            self.one(source, place, at, parent, name, f"{name} [{number + 1}]", share, size)
+            left -= source.weights[at]
+            if self.length > start:
+                has_text = True
+            elif has_text:
+                del self.pieces[before:]
+                self.length = length
+                self.made[made:] = [dataclasses.replace(choice, span=(length, length)) for choice in self.made[made:]]
+
+    def one(
+        self,
+        source: Source,
+        place: Place,
+        at: int,
+        parent: int | None,
+        name: str,
+        frame: str,
+        share: float,
+        size: int,
+    ) -> None:
+        """Tell one candidate and what it holds."""
+        text, _, inner = source.table[at]
+        number, start, first = len(self.made), self.length, len(self.pieces)
+        self.made.append(_PENDING)  # a parent stands before what it holds
+        if inner is None:
+            self.write(text)
+        else:
+            self.program(inner, frame, number)
+        value = "".join(self.pieces[first:])
+        self.made[number] = self.choice(source, place, at, value, parent, start, name, share, size)
 
     def choice(
         self,
-        site: Site,
+        source: Source,
+        place: Place,
         at: int,
         value: str,
         parent: int | None,
-        span: tuple[int, int],
+        start: int,
         name: str,
         share: float,
         size: int,
     ) -> Choice:
-        _, _, source, start, end, text, _ = site
+        site_start, site_end, text, _ = place
+        span, site_span = (start, self.length), (site_start, site_end)
         item = source.item(at)
         if item is None or item.owner is None:
             written, weight = source.options[at] if source.options else (text, 1.0)
@@ -133,13 +128,13 @@ class _Teller:
                 source.kind,
                 value,
                 written,
-                self.trace.part,
+                self.part,
                 weight=weight,
                 probability=share,
                 pool_size=size,
                 parent=parent,
                 span=span,
-                site_span=(start, end),
+                site_span=site_span,
                 site_text=text,
                 site=name,
             )
@@ -148,7 +143,7 @@ class _Teller:
             ChoiceKind.TEMPLATE if owner.keys[:1] == (TEMPLATES,) else ChoiceKind.ITEM,
             value,
             item.text,
-            self.trace.part,
+            self.part,
             owner.document.path,
             item.line,
             item.column,
@@ -162,7 +157,7 @@ class _Teller:
             size,
             parent,
             span,
-            (start, end),
+            site_span,
             text,
             name,
         )
