@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from luna_engine.wildcards.line_table import MOST_LINE, LineShelf
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain, match_lone_name
@@ -40,6 +41,7 @@ from luna_engine.wildcards.syntax import Braces, Bracket, Multi, Number, Option,
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from luna_engine.wildcards.line_table import LineTable
     from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Document, Item
     from luna_engine.wildcards.pools import Pool
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from luna_engine.wildcards.syntax import Node, Parsed, Prompt
     from luna_engine.wildcards.traces import Trace
 
-MOST_ITEM = 10_000
 MOST_TEXT = 1_000_000
 
 
@@ -59,6 +60,7 @@ class Compiler:
         self._snapshot = snapshot
         self._templates: dict[tuple[str, object], Program | None] = {}
         self._pools: dict[int, Source] = {}
+        self._shelf = LineShelf()
 
     def expand(
         self, parts: Mapping[str, str], seed: int, profile: Any
@@ -104,13 +106,13 @@ class Compiler:
         return _Frame(self, self._snapshot, parsed, document).program(parsed.nodes)
 
     def entry(self, items: Sequence[Item], at: int) -> Entry:
-        """Return a candidate of a list; of a txt file no item is made for it."""
+        """Return a candidate of a list; of a file's own lines no item is made unless it needs a tree."""
         if isinstance(items, Lines):
             text, document = items.text(at), items.document  # type: str, Document | None
         else:
             item = items[at]
             text, document = item.text, item.owner.document if item.owner is not None else None
-        if len(text) > MOST_ITEM:
+        if len(text) > MOST_LINE:
             raise Uncompiled
         if is_plain(text):
             return text, 0, None
@@ -120,18 +122,23 @@ class Compiler:
     def _lone_reference(self, text: str, document: Document | None) -> Program | None:
         """Compile ``words __name__ words``, which most items with a reference are, without a tree."""
         found = match_lone_name(text)
-        if found is None or document is None:
-            return None
-        if self._snapshot.roots[document.root].profile is not Profile.NATIVE:
+        if found is None or document is None or not self._is_native(document):
             return None
         before, name, behind = found.groups()
+        start, end = found.start(2) - 2, found.end(2) + 2
+        written = text[start:end]
+        site = (before, text_key(written), self.named(name, document), (start, end, written, written))
+        return (site,), behind
+
+    def _is_native(self, document: Document) -> bool:
+        return self._snapshot.roots[document.root].profile is Profile.NATIVE
+
+    def named(self, name: str, document: Document) -> Source:
+        """Return what ``__name__`` in a file draws from."""
         resolved = self._snapshot.index.resolve(name, document)
         if resolved is None or resolved.others or leaves_library(name):
             raise Uncompiled
-        start, end = found.start(2) - 2, found.end(2) + 2
-        source = self.source(resolved.target, templates=False)
-        written = text[start:end]
-        return ((before, text_key(written), source, (start, end, written, written)),), behind
+        return self.source(resolved.target, templates=False)
 
     def source(self, target: Target | None, *, templates: bool) -> Source:
         """Return what draws from a target, if nothing is to be reported with it."""
@@ -153,9 +160,13 @@ class Compiler:
             found = self._pools[id(pool)] = pool_source(pool, self.table(pool.items))
         return found
 
-    def table(self, items: Sequence[Item]) -> Table:
+    def table(self, items: Sequence[Item]) -> Table | LineTable:
         """Return the candidates of a list, to be compiled one by one."""
-        return Table(partial(self.entry, items))
+        if not isinstance(items, Lines) or not items.is_long:
+            return Table(partial(self.entry, items))
+        document = items.document
+        near = self._snapshot.index.names_near(document) if self._is_native(document) else None
+        return self._shelf.table(self, items, near)
 
 
 def _entry(text: str, program: Program) -> Entry:

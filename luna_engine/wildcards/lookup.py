@@ -363,6 +363,15 @@ class AddressIndex:
                     return found
         return self._at(name, document) or self._short.find(name) or self.tails.find(name)
 
+    def names_near(self, document: Document) -> frozenset[str] | None:
+        """Return the first parts, case evened, of the names that a text file's folder and those above it offer.
+
+        Any other name without a dot means the same in all text files. None if a name's meaning may hang on more.
+        """
+        if self._hidden or document.kind is not Kind.TXT:
+            return None
+        return frozenset().union(*(starts for _, starts in self._above(document.folder)))
+
     def _above(self, folder: str) -> tuple[tuple[str, frozenset[str]], ...]:
         """Return what addresses in a folder and in each folder above it begin with, and the first parts behind that."""
         found = self._prefixes.get(folder)

@@ -28,10 +28,12 @@ def _hashed(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def text_key(text: str) -> int:
+def fresh_text_key(text: str) -> int:
     """Return the first 8 bytes, little endian, of BLAKE2b with ``digest_size=8`` over the UTF-8 of ``text``."""
     return _hashed(text.encode("utf-8", "surrogatepass"))
+
+
+text_key = functools.lru_cache(maxsize=1 << 16)(fresh_text_key)
 
 
 @functools.lru_cache(maxsize=64)
