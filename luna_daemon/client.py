@@ -74,6 +74,7 @@ from luna_engine.errors import DaemonError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from luna_daemon.device_memory import DeviceMemory
     from luna_daemon.progress import Report
 
 
@@ -95,6 +96,7 @@ class DaemonClient(KeptConnection):
         transport: str = "auto",
         name: str = "luna",
         shm_from_bytes: int = SHM_FROM_BYTES,
+        device_memory: DeviceMemory | None = None,
     ) -> DaemonClient:
         """Connect to a daemon.
 
@@ -105,6 +107,7 @@ class DaemonClient(KeptConnection):
             transport: ``auto``, or ``tcp`` to leave Unix sockets alone.
             name: what the daemon shows in its list of clients.
             shm_from_bytes: tensors of this size and more cross in shared memory where there is any.
+            device_memory: of the card that the client's tensors lie on, for letting them stay there.
 
         Raises:
             DaemonUnreachableError: nothing listens there; the hint is the command that starts it.
@@ -117,6 +120,7 @@ class DaemonClient(KeptConnection):
             transport=transport,
             name=name,
             shm_from_bytes=shm_from_bytes,
+            device_memory=device_memory,
         )
         client._usable_link()
         return client

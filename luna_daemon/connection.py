@@ -9,23 +9,27 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon import frames
+from luna_daemon import frames, platform, transport
 from luna_daemon.connection_memory import ConnectionMemory
+from luna_daemon.error_records import error_record
 from luna_daemon.fields import decode_body
 from luna_daemon.handshake import Handshake, Rejected
 from luna_daemon.messages import OpenShm
 from luna_daemon.protocol import Lane, check_tensors
-from luna_daemon.replies import error_record, reply_frame, timing
+from luna_daemon.replies import reply_frame, timing
 from luna_daemon.request_header import command_name, read_request_header, released_offsets
 from luna_daemon.runtime.executor import internal_error
 from luna_daemon.runtime.queue import DONE, Job
 from luna_daemon.stream import ConnectionLostError, FrameReader, FrameWriter
+from luna_daemon.transport import CUDA_IPC, SHM, way_of
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
     from collections import Counter
 
+    from luna_daemon.arena_messages import CudaOpened, OpenCuda
     from luna_daemon.frames import WireTensor
+    from luna_daemon.messages import Hello, Welcome
     from luna_daemon.protocol import Command
     from luna_daemon.service import DaemonService
     from luna_daemon.stream import Announced
@@ -45,7 +49,7 @@ class Connection:
         self._port = port
         self._reader = FrameReader(link, service.limits)
         self._writer = FrameWriter(link, self.hang_up)
-        self._memory = ConnectionMemory(service.shared_memory, is_local=port is None)
+        self._memory = ConnectionMemory(service.shared_memory, service.arenas, is_local=port is None)
         self._carrier = self._memory.carrier
         self._jobs: dict[int, Job] = {}
         self._jobs_lock = threading.Lock()
@@ -59,8 +63,13 @@ class Connection:
         return self._carrier.name
 
     @property
+    def transport_reason(self) -> str | None:
+        """Why they do not cross faster, None if they cannot or nobody asked."""
+        return self._carrier.why_no_better
+
+    @property
     def sent_by_way(self) -> Counter[str]:
-        """How many tensors were sent by which way, and as ``full`` those that found no room in shared memory."""
+        """How many tensors were sent by which way; ``full`` and ``arena_full`` are those that found no room."""
         return self._carrier.counts
 
     @property
@@ -88,7 +97,7 @@ class Connection:
         """Let the client say hello and prove itself; False if it may not stay."""
         try:
             hands = Handshake(self._socket, self._reader, self._send, self._service.token, self._port)
-            hello = hands.run(lambda _: self._service.welcome(is_local=self._port is None))
+            hello = hands.run(self._welcome)
         except Rejected as rejected:
             if rejected.error is not None:
                 self._send({"id": None, "ok": False, "error": error_record(rejected.error)})
@@ -99,6 +108,19 @@ class Connection:
             return False
         self.name, self.pid = hello.client.name, hello.client.pid
         return True
+
+    def _welcome(self, hello: Hello) -> Welcome:
+        peer_pid = platform.peer_pid(self._socket) if self._port is None else None
+        cuda_fault = self._memory.meet(hello.tensors, peer_pid)
+        return self._service.welcome(transport.offered(is_local=self._port is None, cuda_fault=cuda_fault))
+
+    def open_cuda(self, body: OpenCuda) -> CudaOpened:
+        """Do one step towards tensors that stay on the card; called by the device's thread.
+
+        Raises:
+            DaemonError: ``transport-failed``.
+        """
+        return self._memory.open_cuda(body, self._reader)
 
     def serve(self) -> None:
         """Read requests until the client goes, then give up what it still waits for."""
@@ -138,18 +160,22 @@ class Connection:
         received = False
         try:
             if "released" in header:
-                self._carrier.free(released_offsets(header["released"]))
+                self._carrier.free_at(SHM, released_offsets(header["released"]))
+            if "released_cuda" in header:
+                self._carrier.free_at(CUDA_IPC, released_offsets(header["released_cuda"]))
             command, job = self._judge(header, request)
             if command.lane is Lane.NOW and announced.segments:
                 raise DaemonError("tensor-invalid", f"{command.name} takes no segments")
             if job is None:
                 self._answer_now(command, request, header.get("body"))
                 return
+            job.via = way_of(segment.ref for segment in announced.segments if segment.ref is not None)
+            if job.via == CUDA_IPC and command.lane is not Lane.DEVICE:
+                raise DaemonError("tensor-invalid", f"{command.name} takes no tensors that lie on a card")
             self._service.admission.enter(self, nbytes)
             admitted = True
             job.tensors, received = self._carrier.receive(self._reader, announced), True
             job.nbytes = nbytes
-            job.via = "inline" if nbytes == announced.payload_bytes else self._carrier.name
             check_tensors(command, job.body, job.tensors)
         except DaemonError as error:
             if isinstance(error, ConnectionLostError):
@@ -268,7 +294,7 @@ class Connection:
             try:
                 self._writer.send(frames.encode_frame(header, outgoing, refs=placed.refs))
             except BaseException:
-                self._carrier.free(placed.offsets)
+                self._carrier.free(placed.refs.values())
                 raise
         except DaemonError as error:
             self._refuse(job, error)

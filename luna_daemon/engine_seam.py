@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from luna_daemon.arenas import NoDeviceMemory
+    from luna_daemon.device_memory import DeviceMemory
     from luna_daemon.frames import WireTensor
     from luna_daemon.runtime.leases import Leases
     from luna_daemon.status_messages import EngineSnapshot
@@ -42,6 +44,7 @@ class EngineOptions:
         roots: model roots by the name that file ids begin with.
         is_exact: treat every request to encode as one that asks for ``exact``.
         lora_cache_bytes: what sent and read LoRAs may hold.
+        shares_card: whether clients may map memory of the card (CUDA IPC).
     """
 
     service_type: str = "full"
@@ -59,6 +62,7 @@ class EngineOptions:
     threads: int | None = None
     is_exact: bool = False
     lora_cache_bytes: int = 2 * 1024**3
+    shares_card: bool = True
 
 
 class SetOnDiskError(DaemonError):
@@ -143,6 +147,10 @@ class ModelEngine(Protocol):
     def bring(self, set_id: str, check: Check) -> None:
         """Read a set from disk, on the loader's thread."""
         ...
+
+    @property
+    def device_memory(self) -> DeviceMemory | NoDeviceMemory:
+        """The memory of the card that it computes on, for sharing; none before it has started. Any thread may ask."""
 
     @property
     def leases(self) -> Leases:

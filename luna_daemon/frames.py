@@ -64,6 +64,8 @@ class Limits:
     unauthenticated: int = 8
     shm_connection_bytes: int = 512 * MIB
     shm_total_bytes: int = 2048 * MIB
+    arena_bytes: int = 128 * MIB
+    arenas: int = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from luna_daemon import address
+from luna_daemon.device_memory import DeviceTensor
+from luna_daemon.error_records import error_from
 from luna_daemon.fields import decode_body, plain
 from luna_daemon.holds import Holds
-from luna_daemon.link import Link, error_from
+from luna_daemon.link import Link
+from luna_daemon.link_memory import MemoryWish
 from luna_daemon.protocol import COMMANDS, Did, Lane, Progress, Timing
 from luna_daemon.stream import ConnectionLostError
-from luna_daemon.transport import SHM_FROM_BYTES
+from luna_daemon.transport import SHM, SHM_FROM_BYTES
 from luna_engine.errors import DaemonError, DaemonUnreachableError
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from luna_daemon.device_memory import DeviceMemory
     from luna_daemon.fields import Body
     from luna_daemon.frames import WireTensor
     from luna_daemon.messages import Welcome
@@ -56,6 +60,7 @@ class KeptConnection:
         transport: str,
         name: str,
         shm_from_bytes: int = SHM_FROM_BYTES,
+        device_memory: DeviceMemory | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -63,8 +68,7 @@ class KeptConnection:
         self.name = name
         self.request_timeout_s = address.request_timeout()
         self._transport = transport
-        self._shm_from_bytes = shm_from_bytes
-        self._shm_fault: str | None = None
+        self._wish = MemoryWish(shm_from_bytes, device_memory)
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._is_closed = False
@@ -96,12 +100,12 @@ class KeptConnection:
 
     @property
     def transport(self) -> str:
-        """How large tensors cross on the current connection: ``inline``, or ``shm`` once that is open."""
+        """The fastest way that tensors have on the current connection now: ``inline``, ``shm`` or ``cuda_ipc``."""
         return self._usable_link().transport_name
 
     @property
     def transport_reason(self) -> str | None:
-        """Why large tensors go inline, None if they do not."""
+        """Why there is no faster way, None if there cannot be one or nobody asked for it."""
         return self._usable_link().transport_reason
 
     def call(
@@ -143,7 +147,7 @@ class KeptConnection:
         except DaemonError as error:
             if error.code != "transport-failed" or not row.repeatable:
                 raise
-            self._do_without_shared(error)
+            self._do_without(error)
         self._reconnect(poll)
         try:
             return self._exchange(row.name, header, tensors, seconds, poll, on_part or _listener(on_progress))
@@ -175,6 +179,8 @@ class KeptConnection:
     ) -> Reply:
         link = self._usable_link()
         if COMMANDS[command].moves_tensors:
+            if any(isinstance(tensor, DeviceTensor) for tensor in tensors):
+                link.open_arena(poll)
             link.open_shared(poll)
         request, pending = link.start(header, tensors)
         try:
@@ -189,11 +195,11 @@ class KeptConnection:
             raise pending.error
         return _reply(command, cast("dict[str, Any]", pending.header), pending.tensors)
 
-    def _do_without_shared(self, error: DaemonError) -> None:
-        """Leave a connection whose shared memory went wrong; the next ones are made without."""
+    def _do_without(self, error: DaemonError) -> None:
+        """Leave a connection whose memory beside the socket went wrong; the next ones are made without that way."""
         with self._lock:
             link, self._link = self._link, None
-            self._shm_fault = error.message
+            self._wish = self._wish.without((error.details or {}).get("via", SHM), error.message)
         if link is not None:
             link.close()
 
@@ -225,13 +231,7 @@ class KeptConnection:
     def _open(self) -> Link:
         where = address.find(self.host, self.port, self._transport)
         try:
-            return Link(
-                where,
-                self.name,
-                self.timeout_s,
-                shm_from_bytes=self._shm_from_bytes,
-                shm_fault=self._shm_fault,
-            )
+            return Link(where, self.name, self.timeout_s, wish=self._wish)
         except (OSError, ConnectionLostError) as error:
             raise self._unreachable(error) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from luna_daemon import progress
+from luna_daemon.arena_messages import OpenCuda
 from luna_daemon.model_messages import Loaded, UnloadModel
 from luna_engine.errors import DaemonError
 
@@ -35,8 +36,10 @@ class EngineLane:
 
     def run(self, job: Job, check: Check) -> Answer:
         """Call the engine's method of the command's name."""
-        method: Callable[..., Answer] = getattr(self._engine, job.command.name)
         job.check()
+        if isinstance(job.body, OpenCuda):
+            return job.client.open_cuda(job.body), []  # type: ignore[attr-defined]  # clients are connections
+        method: Callable[..., Answer] = getattr(self._engine, job.command.name)
         if isinstance(job.body, UnloadModel):
             self._give_back(job, job.body.set)
         with progress.told_to(_reporter(job)):

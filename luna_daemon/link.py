@@ -16,28 +16,26 @@ from typing import TYPE_CHECKING, Any
 
 import luna_engine
 from luna_daemon import auth, frames
+from luna_daemon.error_records import error_from
 from luna_daemon.fields import decode_body, plain
 from luna_daemon.inbox import Inbox
-from luna_daemon.messages import Auth, Challenge, ClientInfo, Hello, OpenShm, ShmOpened, TensorOffer, Welcome
-from luna_daemon.platform import sealed_memory
-from luna_daemon.shared_memory import SharedMemory
+from luna_daemon.link_memory import LinkMemory
+from luna_daemon.messages import Auth, Challenge, ClientInfo, Hello, Welcome
 from luna_daemon.stream import ConnectionLostError, FrameReader, send_all, set_receive_slice, wait_readable, widen
-from luna_daemon.transport import ALL_INLINE, OVER_TCP, SHM_FROM_BYTES, Carrier
+from luna_daemon.transport import ALL_INLINE, CUDA_IPC, SHM
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Sequence
 
-    from luna_daemon.frames import WireTensor
+    from luna_daemon.frames import Ref, WireTensor
+    from luna_daemon.link_memory import MemoryWish
     from luna_daemon.watch_messages import Event
 
 HANDSHAKE_SECONDS = 2.0
 SLICE_SECONDS = 0.1
 SEND_STALL_SECONDS = 30.0
-OPEN_SECONDS = 2.0
-NOT_NEEDED = "nothing large was sent yet"
-NOT_OFFERED = "this daemon does not offer it"
 RELEASED_MAX = 1024  # per frame; more wait for the next
 _PAYLOAD_MAX = frames.Limits().payload_out_bytes
 
@@ -56,8 +54,9 @@ class Address:
 
 @dataclass(slots=True)
 class Pending:
-    """One request that waits for its reply."""
+    """One request that waits for its reply; ``wants_descriptors`` of one whose reply comes with open files."""
 
+    wants_descriptors: bool = False
     header: dict[str, Any] | None = None
     tensors: dict[str, WireTensor] = field(default_factory=dict)
     error: DaemonError | None = None
@@ -78,9 +77,7 @@ class Link:
         address: Address,
         client_name: str,
         timeout_s: float,
-        *,
-        shm_from_bytes: int = SHM_FROM_BYTES,
-        shm_fault: str | None = None,
+        wish: MemoryWish | None = None,
     ) -> None:
         """Connect and shake hands.
 
@@ -88,8 +85,7 @@ class Link:
             address: where.
             client_name: what the daemon shows.
             timeout_s: for connecting.
-            shm_from_bytes: tensors of this size and more take shared memory where there is any.
-            shm_fault: why shared memory is not to be tried.
+            wish: which ways beside the socket its tensors shall have.
 
         Raises:
             OSError: nobody listens there.
@@ -99,12 +95,10 @@ class Link:
         self.pid = os.getpid()
         self._socket = _connect(address, timeout_s)
         self._reader = FrameReader(self._socket, frames.Limits())
-        self._carrier = Carrier(reason=shm_fault or NOT_NEEDED)
-        self._shm_from_bytes = shm_from_bytes
-        self._opening = threading.Lock()
-        self._is_settled = shm_fault is not None
-        self._placed: dict[int, list[int]] = {}
-        self._released: list[int] = []
+        self._memory = LinkMemory(self, self._reader, wish)
+        self._carrier = self._memory.carrier
+        self._placed: dict[int, list[Ref]] = {}
+        self._released: list[Ref] = []
         self._sending = threading.Lock()
         self._lock = threading.Lock()
         self._turn = threading.Condition(self._lock)
@@ -129,8 +123,8 @@ class Link:
         deadline = time.monotonic() + seconds
         nonce = auth.new_nonce()
         who = ClientInfo(client_name, luna_engine.__version__, os.getpid())
-        offer = TensorOffer(shm=sealed_memory.missing() is None)
-        body = self._handshake_call("hello", plain(Hello(nonce=nonce, client=who, tensors=offer)), deadline)
+        hello = Hello(nonce=nonce, client=who, tensors=self._memory.offer())
+        body = self._handshake_call("hello", plain(hello), deadline)
         if self.address.path is None:
             challenge = decode_body(Challenge, body, strict=False)
             token = auth.read_token()
@@ -155,8 +149,10 @@ class Link:
             raise error_from(header.get("error"))
         return header.get("body")
 
-    def start(self, header: dict[str, Any], tensors: Sequence[WireTensor]) -> tuple[int, Pending]:
-        """Send a request.
+    def start(
+        self, header: dict[str, Any], tensors: Sequence[WireTensor], *, wants_descriptors: bool = False
+    ) -> tuple[int, Pending]:
+        """Send a request; ``wants_descriptors`` says that open files come with its reply.
 
         Returns:
             Its id, and what `wait` takes.
@@ -165,22 +161,22 @@ class Link:
             ConnectionLostError: the connection is or goes down; the request may or may not have arrived.
             DaemonError: ``tensor-invalid`` or ``request-invalid``; nothing was sent.
         """
-        pending = Pending()
+        pending = Pending(wants_descriptors)
         placed = self._carrier.place(tensors) if tensors else ALL_INLINE
-        released: list[int] = []
+        released: list[Ref] = []
         with self._lock:
             if self._lost is not None:
                 raise ConnectionLostError(self._lost.message)
             request = next(self._ids)
             self._pending[request] = pending
             if placed.refs:
-                self._placed[request] = placed.offsets
+                self._placed[request] = list(placed.refs.values())
             if self._released:
                 released = self._released[:RELEASED_MAX]
                 del self._released[:RELEASED_MAX]
         whole = {"id": request, **header}
         if released:
-            whole["released"] = released
+            whole |= _given_back(released)
         try:
             buffers = frames.encode_frame(whole, tensors, refs=placed.refs)
             with self._sending:
@@ -193,7 +189,7 @@ class Link:
             raise
         return request, pending
 
-    def _unsend(self, request: int, released: list[int]) -> None:
+    def _unsend(self, request: int, released: list[Ref]) -> None:
         """Undo the book-keeping of a request that was not sent."""
         with self._lock:
             self._pending.pop(request, None)
@@ -207,12 +203,12 @@ class Link:
 
     @property
     def transport_reason(self) -> str | None:
-        """Why there is no better way than inline, None if there is one."""
-        return None if self._carrier.shared is not None else self._carrier.reason
+        """Why there is no faster way, None if there cannot be one or nobody asked for it."""
+        return self._carrier.why_no_better
 
     @property
     def sent_by_way(self) -> Counter[str]:
-        """How many tensors were sent by which way, and as ``full`` those that found no room in shared memory."""
+        """How many tensors were sent by which way; ``full`` and ``arena_full`` are those that found no room."""
         return self._carrier.counts
 
     def open_shared(self, poll: Callable[[], None] | None = None) -> None:
@@ -221,47 +217,18 @@ class Link:
         Raises:
             ConnectionLostError: the connection went down meanwhile.
         """
-        if self._is_settled or not self._opening.acquire(blocking=False):
-            return
-        try:
-            self._carrier.reason = self._open_shared(poll)
-            self._is_settled = True
-        finally:
-            self._opening.release()
+        self._memory.open_shared(poll)
 
-    def _open_shared(self, poll: Callable[[], None] | None) -> str:
-        """Open shared memory; return the reason if that failed."""
-        why_not = OVER_TCP if self.address.path is None else self.welcome.transports.get("shm", NOT_OFFERED)
-        if why_not != "ok":
-            return why_not
-        self._expect_descriptors()
-        try:
-            pending = self._ask_for_shared(poll)
-        finally:
-            self._reader.takes_descriptors = False
-        if pending is None:
-            return f"the daemon did not open it within {OPEN_SECONDS:g} s"
-        if pending.error is not None:
-            raise ConnectionLostError(pending.error.message)
-        try:
-            self._carrier.open(_attach(pending), self._reader, self._shm_from_bytes)
-        except DaemonError as error:
-            return error.message
-        return ""
+    def open_arena(self, poll: Callable[[], None] | None = None) -> None:
+        """Have tensors that lie on a card stay there, once; where that cannot be they go through host memory.
 
-    def _ask_for_shared(self, poll: Callable[[], None] | None) -> Pending | None:
-        request, pending = self.start({"cmd": "open_shm", "body": plain(OpenShm(from_bytes=self._shm_from_bytes))}, ())
-        try:
-            if self.wait(pending, time.monotonic() + OPEN_SECONDS, poll):
-                return pending
-        except BaseException:
-            self.forget(request)
-            raise
-        self.forget(request)
-        return None
+        Raises:
+            ConnectionLostError: the connection went down meanwhile.
+        """
+        self._memory.open_arena(poll)
 
-    def _expect_descriptors(self) -> None:
-        """Let whoever reads next take descriptors; who reads now would drop them."""
+    def expect_descriptors(self) -> None:
+        """Let whoever reads next take descriptors; who reads now would drop them. `end_descriptors` ends that."""
         with self._lock:
             self._waiting += 1
             try:
@@ -269,6 +236,11 @@ class Link:
             finally:
                 self._waiting -= 1
             self._reader.takes_descriptors = True
+
+    def end_descriptors(self) -> None:
+        """Take descriptors no more, and close those that nobody took."""
+        self._reader.takes_descriptors = False
+        self._reader.close_descriptors()
 
     def forget(self, request: int) -> None:
         """Stop waiting for a request; its late reply is dropped."""
@@ -371,14 +343,14 @@ class Link:
                 raise error_from(header.get("error"))  # the daemon closes the connection, and says why
         tensors = self._carrier.receive(self._reader, announced) if pending is not None else {}
         with self._lock:
-            self._released += (segment.ref.offset for segment in announced.segments if segment.ref is not None)
+            self._released += (segment.ref for segment in announced.segments if segment.ref is not None)
             if self._placed and "ok" in header:
                 self._carrier.free(self._placed.pop(request, ()))  # type: ignore[arg-type]  # None is no key
             if pending is None:
-                self._reader.close_descriptors()
                 return
             self._pending.pop(request, None)  # type: ignore[arg-type]  # it is an int where pending was found
-            pending.descriptors, self._reader.descriptors = self._reader.descriptors, []
+            if pending.wants_descriptors:  # the reply before it may have come in the same piece
+                pending.descriptors, self._reader.descriptors = self._reader.descriptors, []
             pending.tensors = tensors
             pending.header = header
 
@@ -390,7 +362,7 @@ class Link:
                 pending.error = self._lost
             self._pending.clear()
             self._turn.notify_all()
-        self._carrier.close("the connection is lost")
+        self._memory.close("the connection is lost")
         self._socket.close()
 
     def close(self) -> None:
@@ -429,28 +401,8 @@ def _tell(pending: Pending, on_part: Callable[[Any], None] | None) -> None:
         on_part(pending.parts.popleft())
 
 
-def _attach(pending: Pending) -> SharedMemory:
-    """Map what came with the reply to open_shm."""
-    header = pending.header or {}
-    try:
-        if header.get("ok") is not True:
-            raise error_from(header.get("error"))
-        opened = decode_body(ShmOpened, header.get("body"), strict=False)
-        return SharedMemory.attach(opened.generation, pending.descriptors, opened.up_bytes, opened.down_bytes)
-    finally:
-        for descriptor in pending.descriptors:
-            os.close(descriptor)
-
-
-def error_from(record: object) -> DaemonError:
-    """Return the error that a reply carries."""
-    if not isinstance(record, dict):
-        return DaemonError("frame-invalid", "the daemon sent an error without a code")
-    hint, retry, details = (record.get(key) for key in ("hint", "retry_after_ms", "details"))
-    return DaemonError(
-        str(record.get("code", "internal")),
-        str(record.get("message", "")),
-        hint if isinstance(hint, str) else None,
-        retry_after_ms=retry if isinstance(retry, int) else None,
-        details=details if isinstance(details, dict) else None,
-    )
+def _given_back(released: Sequence[Ref]) -> dict[str, list[int]]:
+    """Return the fields of a header that give places of received tensors back."""
+    fields = {"released": SHM, "released_cuda": CUDA_IPC}
+    offsets = {name: [ref.offset for ref in released if ref.via == via] for name, via in fields.items()}
+    return {name: places for name, places in offsets.items() if places}

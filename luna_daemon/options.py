@@ -52,6 +52,7 @@ class DaemonOptions:
     start_log: Path | None
     metrics_port: int | None = None
     is_exact: bool = False
+    shares_card: bool = True
 
 
 class _Parser(argparse.ArgumentParser):
@@ -83,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
     add("--exact", action="store_true", help="compute everything as ComfyUI does, LoRAs rounded and requests alone")
     add("--threads", type=int, help="CPU threads (default: physical cores)")
     add("--metrics-port", type=int, help="HTTP port on loopback for Prometheus (default: off; 0: the system chooses)")
+    add("--no-cuda-ipc", action="store_true", help="map no memory of the card into clients; tensors go through RAM")
     add("--name", help="name of this daemon (default: the service type)")
     add("--start-log", type=Path, help=argparse.SUPPRESS)
     return make
@@ -122,6 +124,7 @@ def parse(arguments: Sequence[str], settings: Settings) -> DaemonOptions:
         start_log=given.start_log,
         metrics_port=None if given.metrics_port is None else _checked("--metrics-port", given.metrics_port),
         is_exact=given.exact,
+        shares_card=settings.daemon.cuda_ipc and not given.no_cuda_ipc,
     )
 
 
@@ -192,6 +195,7 @@ def engine_options(options: DaemonOptions, settings: Settings) -> EngineOptions:
         ram_budget_bytes=options.ram_budget_bytes,
         threads=options.threads,
         is_exact=options.is_exact,
+        shares_card=options.shares_card,
         lora_cache_bytes=settings.daemon.lora_cache_bytes,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon import protocol
+from luna_daemon import command_table, protocol
 from luna_daemon.frames import ITEM_BYTES, Limits
 
 if TYPE_CHECKING:
@@ -29,9 +29,9 @@ def _commands() -> list[str]:
         "|---|---|---|---|---|",
     ]
     lines += [_command_row(row) for row in protocol.COMMANDS.values()]
-    lane = " ".join(f"`{code}`" for code in sorted(protocol.LANE_ERRORS | {"daemon-loading"}))
-    sets = " ".join(f"`{code}`" for code in sorted(protocol.SET_ERRORS))
-    closing = " ".join(f"`{code}`" for code in sorted(protocol.CONNECTION_ERRORS))
+    lane = " ".join(f"`{code}`" for code in sorted(command_table.LANE_ERRORS | {"daemon-loading"}))
+    sets = " ".join(f"`{code}`" for code in sorted(command_table.SET_ERRORS))
+    closing = " ".join(f"`{code}`" for code in sorted(command_table.CONNECTION_ERRORS))
     lines += [
         "",
         "All may answer `request-invalid`, `tensor-invalid`, `internal`; what is no command: `command-unknown`.",

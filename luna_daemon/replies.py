@@ -1,4 +1,4 @@
-"""Answers as the records that go over the wire: the header of a reply, its times, an error."""
+"""Answers as the records that go over the wire: the header of a reply and its times."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from luna_daemon.protocol import Lane
 if TYPE_CHECKING:
     from luna_daemon.protocol import Command
     from luna_daemon.runtime.queue import Job
-    from luna_engine.errors import DaemonError
 
 
 def reply_frame(
@@ -45,13 +44,3 @@ def timing(job: Job) -> dict[str, float]:
         "run": max(0.0, now - started - job.window_s - load_s),
     }
     return {name: round(seconds * 1000, 3) for name, seconds in spent_s.items()}
-
-
-def error_record(error: DaemonError) -> dict[str, Any]:
-    """Return the record of an error in a reply."""
-    record: dict[str, Any] = {"code": error.code, "message": error.message, "hint": error.hint}
-    if error.retry_after_ms is not None:
-        record["retry_after_ms"] = error.retry_after_ms
-    if error.details:
-        record["details"] = error.details
-    return record

@@ -9,10 +9,12 @@ import psutil
 
 from luna_daemon.fields import plain
 from luna_daemon.status_messages import CacheStatus, ClientStatus, LaneStatus
+from luna_daemon.transport import CUDA_IPC
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from luna_daemon.arenas import ArenaPool
     from luna_daemon.connection import Connection
     from luna_daemon.engine_seam import ModelEngine
     from luna_daemon.protocol import Lane
@@ -26,7 +28,7 @@ class Reporter:
     """Reads the parts of a service; changes none of them.
 
     Args:
-        engine, lanes, admission, shared_memory, watch: of the service.
+        engine, lanes, admission, shared_memory, arenas, watch: of the service.
         connections: returns those that are open.
     """
 
@@ -36,6 +38,7 @@ class Reporter:
         lanes: Mapping[Lane, Executor],
         admission: Admission,
         shared_memory: SharedMemoryBudget,
+        arenas: ArenaPool,
         watch: Watch,
         connections: Callable[[], Sequence[Connection]],
     ) -> None:
@@ -43,6 +46,7 @@ class Reporter:
         self._lanes = lanes
         self._admission = admission
         self._shared_memory = shared_memory
+        self._arenas = arenas
         self._watch = watch
         self._connections = connections
 
@@ -70,7 +74,9 @@ class Reporter:
     def clients(self) -> tuple[ClientStatus, ...]:
         """Return the open connections."""
         return tuple(
-            ClientStatus(one.name, one.pid, one.transport_name, self._admission.of(one), one.requests)
+            ClientStatus(
+                one.name, one.pid, one.transport_name, self._admission.of(one), one.requests, one.transport_reason
+            )
             for one in self._connections()
         )
 
@@ -80,6 +86,11 @@ class Reporter:
         budget = self._shared_memory
         hits, misses = (sum(count[way] for count in counts) for way in ("shm", "full"))
         return CacheStatus(budget.used_bytes, budget.total_bytes, budget.connections, hits, misses)
+
+    def arenas(self) -> CacheStatus:
+        """Return what of the card is set aside for tensors; hits and misses as with shared memory."""
+        counts = [one.sent_by_way for one in self._connections()]
+        return self._arenas.status(*(sum(count[way] for count in counts) for way in (CUDA_IPC, "arena_full")))
 
     def queue_event(self) -> dict[str, Any]:
         """Return the body of a ``queue`` event."""

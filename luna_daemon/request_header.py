@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 DEADLINE_MS = 120_000
 TRACE_LENGTH_MAX = 128
-_KEYS = frozenset({"id", "cmd", "body", "segments", "deadline_ms", "priority", "progress", "trace", "released"})
+_KEYS = frozenset({
+    "id", "cmd", "body", "segments", "deadline_ms", "priority", "progress", "trace", "released", "released_cuda",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def read_request_header(header: dict[str, Any]) -> RequestHeader:
 
 
 def released_offsets(raw: Any) -> list[int]:
-    """Return the places that a header's ``released`` gives back.
+    """Return the places that a header's ``released`` or ``released_cuda`` gives back.
 
     Raises:
         DaemonError: ``request-invalid``.

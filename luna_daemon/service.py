@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 import luna_engine
-from luna_daemon import process_exits, transport
+from luna_daemon import process_exits
+from luna_daemon.arenas import ArenaPool
 from luna_daemon.frames import Limits, WireTensor
 from luna_daemon.lanes import EngineLane
 from luna_daemon.memory_messages import Lease, Leased
@@ -41,6 +42,7 @@ from luna_daemon.status_messages import (
     StatusRequest,
     Totals,
 )
+from luna_daemon.transport import CUDA_IPC
 from luna_daemon.watch import DOWNGRADES_KEPT, Pulse, Watch
 from luna_daemon.watch_messages import (
     Drain,
@@ -89,6 +91,7 @@ class DaemonService:
         self.generation = secrets.token_hex(8)
         self.admission = Admission(self.limits)
         self.shared_memory = SharedMemoryBudget(self.limits.shm_connection_bytes, self.limits.shm_total_bytes)
+        self.arenas = ArenaPool(self.limits, lambda: engine.device_memory)
         self.watch = Watch(self.generation)
         self.addresses: tuple[str, ...] = ()
         self._engine = engine
@@ -113,7 +116,7 @@ class DaemonService:
         }
 
         self._report = Reporter(
-            engine, self._lanes, self.admission, self.shared_memory, self.watch, self._open_connections
+            engine, self._lanes, self.admission, self.shared_memory, self.arenas, self.watch, self._open_connections
         )
 
     # starting
@@ -184,7 +187,7 @@ class DaemonService:
         None if it must be run. An idle device answers as fast, and looks only once.
         """
         lane = self._lanes[job.command.lane]
-        if job.command.lane is not Lane.DEVICE or not lane.running:
+        if job.command.lane is not Lane.DEVICE or not lane.running or job.via == CUDA_IPC:
             return None
         job.started = time.monotonic()
         try:
@@ -338,13 +341,17 @@ class DaemonService:
         return dataclasses.replace(
             status,
             sets=snapshot.sets,
-            caches={**snapshot.caches, "shm": self._report.shared_memory()},
+            caches={
+                **snapshot.caches,
+                "shm": self._report.shared_memory(),
+                "arenas": self._report.arenas(),
+            },
             clients=self._report.clients(),
             downgrades=(*snapshot.downgrades, *self.watch.downgrades)[-DOWNGRADES_KEPT:],
         )
 
-    def welcome(self, *, is_local: bool) -> Welcome:
-        """Return what a new connection is told; a local one came through the Unix socket."""
+    def welcome(self, transports: dict[str, str]) -> Welcome:
+        """Return what a new connection is told, with the ways that its tensors have."""
         snapshot = self._engine.snapshot()
         return Welcome(
             protocol=PROTOCOL,
@@ -358,7 +365,7 @@ class DaemonService:
             commands=tuple(COMMANDS),
             sets=tuple(row.set for row in snapshot.sets[:100]),
             limits=dataclasses.asdict(self.limits),
-            transports=transport.offered(is_local=is_local),
+            transports=transports,
         )
 
     # connections

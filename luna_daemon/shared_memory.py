@@ -6,13 +6,13 @@ client's blocks are free again at the reply, the daemon's when the client lists 
 
 from __future__ import annotations
 
-import bisect
 import os
 import secrets
 import threading
 from typing import TYPE_CHECKING
 
-from luna_daemon.frames import INTEGER_MAX, Ref
+from luna_daemon.blocks import ReceiveRange, SendRange, not_ours
+from luna_daemon.frames import INTEGER_MAX
 from luna_daemon.platform import sealed_memory
 from luna_engine.errors import DaemonError
 
@@ -22,60 +22,24 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from luna_daemon.frames import Ref
+
 NAME = "shm"
-ALIGN_BYTES = 4096
-
-
-class Blocks:
-    """Hands out pieces of a range: the lowest that fit, so that the same warm pages are used again and again.
-
-    Not thread-safe by itself.
-    """
-
-    def __init__(self, size_bytes: int) -> None:
-        self._free: list[tuple[int, int]] = [(0, size_bytes)]  # (offset, bytes), sorted, no two adjacent
-        self._taken: dict[int, int] = {}
-
-    @property
-    def taken_bytes(self) -> int:
-        """Return the bytes in use."""
-        return sum(self._taken.values())
-
-    def take(self, nbytes: int) -> int | None:
-        """Return the offset of a free piece, None if none is large enough."""
-        size = max(1, -(-nbytes // ALIGN_BYTES)) * ALIGN_BYTES
-        for index, (offset, room) in enumerate(self._free):
-            if room >= size:
-                self._free[index : index + 1] = [(offset + size, room - size)] if room > size else []
-                self._taken[offset] = size
-                return offset
-        return None
-
-    def give(self, offset: int) -> bool:
-        """Take a piece back; False if none was handed out there."""
-        size = self._taken.pop(offset, None)
-        if size is None:
-            return False
-        at = bisect.bisect(self._free, (offset, 0))
-        begin, end = offset, offset + size
-        if at < len(self._free) and self._free[at][0] == end:
-            end += self._free.pop(at)[1]
-        if at and sum(self._free[at - 1]) == begin:
-            at -= 1
-            begin = self._free.pop(at)[0]
-        self._free.insert(at, (begin, end - begin))
-        return True
 
 
 class SharedMemory:
     """Both ranges of one connection as one side has them mapped. Thread-safe."""
 
     def __init__(self, generation: int, sends: mmap.mmap, receives: mmap.mmap) -> None:
-        self.generation = generation
+        self.sent = SendRange(NAME, generation, len(sends))
+        self._received = ReceiveRange(NAME, generation, len(receives))
         self._sends: memoryview | None = memoryview(sends)
         self._receives: memoryview | None = memoryview(receives)
-        self._blocks = Blocks(len(sends))
-        self._lock = threading.Lock()
+
+    @property
+    def generation(self) -> int:
+        """What tells this connection's memory from any other's."""
+        return self._received.generation
 
     @classmethod
     def create(cls, up_bytes: int, down_bytes: int) -> tuple[Self, list[int]]:
@@ -113,13 +77,12 @@ class SharedMemory:
 
     def place(self, data: memoryview) -> Ref | None:
         """Copy bytes into the range of this side; None if it is full or closed."""
-        with self._lock:
-            sends = self._sends
-            offset = None if sends is None else self._blocks.take(data.nbytes)
-        if sends is None or offset is None:
+        sends = self._sends
+        ref = None if sends is None else self.sent.take(data.nbytes)
+        if sends is None or ref is None:
             return None
-        sends[offset : offset + data.nbytes] = data
-        return Ref(NAME, self.generation, offset)
+        sends[ref.offset : ref.offset + data.nbytes] = data
+        return ref
 
     def free(self, offsets: Iterable[int]) -> None:
         """Use blocks of this side again.
@@ -127,10 +90,7 @@ class SharedMemory:
         Raises:
             DaemonError: ``request-invalid`` for one that is not in use.
         """
-        with self._lock:
-            for offset in offsets:
-                if not self._blocks.give(offset) and self._sends is not None:
-                    raise DaemonError("request-invalid", f"released: nothing lies at {offset}")
+        self.sent.free(offsets)
 
     def view(self, ref: Ref, nbytes: int) -> memoryview:
         """Return the other side's bytes; they can change at any time and must be copied before they are judged.
@@ -139,13 +99,9 @@ class SharedMemory:
             DaemonError: ``transport-failed`` for another generation or a place outside the range.
         """
         receives = self._receives
-        if receives is None or ref.generation != self.generation:
-            raise DaemonError("transport-failed", "the memory that a tensor lies in is not that of this connection")
-        if ref.offset + nbytes > receives.nbytes:
-            raise DaemonError(
-                "transport-failed",
-                f"a tensor of {nbytes} bytes at {ref.offset} ends outside the shared {receives.nbytes} bytes",
-            )
+        if receives is None:
+            raise not_ours(NAME)
+        self._received.check(ref, nbytes)
         return receives[ref.offset : ref.offset + nbytes]
 
     @property
@@ -155,8 +111,8 @@ class SharedMemory:
 
     def close(self) -> None:
         """Give the mappings up; a copy that still runs in another thread keeps its own until it is done."""
-        with self._lock:
-            self._sends = self._receives = None
+        self.sent.close()
+        self._sends = self._receives = None
 
 
 class SharedMemoryBudget:

@@ -162,13 +162,19 @@ class LaneStatus:
 
 @dataclass(frozen=True, slots=True)
 class ClientStatus:
-    """One connection."""
+    """One connection.
+
+    Attributes:
+        transport: the fastest way that its tensors have.
+        reason: why they have no faster one, as far as the client asked for it.
+    """
 
     name: str
     pid: int
     transport: str
     in_flight: int
     requests: int
+    reason: str | None = None
 
     @classmethod
     def decode(cls, fields: Fields) -> ClientStatus:
@@ -179,6 +185,7 @@ class ClientStatus:
             transport=fields.text("transport"),
             in_flight=fields.integer("in_flight"),
             requests=fields.integer("requests"),
+            reason=fields.text_or_none("reason"),
         )
 
 

@@ -52,6 +52,7 @@ class DaemonSettings:
         shared_device, vae_device: of a clip or full, and of a vae daemon that is started without ``--device``.
         clip_l_path, clip_g_path, vae_path: files that such a daemon loads when it is started without ``--preload``.
         lora_cache_bytes: what a daemon keeps of LoRAs.
+        cuda_ipc: whether tensors that lie on a daemon's card may stay there on their way between processes.
     """
 
     host: str = "127.0.0.1"
@@ -65,6 +66,7 @@ class DaemonSettings:
     clip_g_path: str | None = None
     vae_path: str | None = None
     lora_cache_bytes: int = 2 * 1024**3
+    cuda_ipc: bool = True
     sets: dict[str, ModelSet] = field(default_factory=dict)
 
 

@@ -134,6 +134,14 @@ def peer_uid(connection: socket.socket) -> int:
     return int(struct.unpack_from("2I", raw)[1])
 
 
+def peer_pid(connection: socket.socket) -> int | None:
+    """Return the process at the other end of a Unix socket, 0 for one in a namespace that cannot be seen from here."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return None
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", raw)[0])
+
+
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a daemon inherits: a known list, nothing that happens to be set around ComfyUI."""
     kept = {

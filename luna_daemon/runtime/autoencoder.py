@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from luna_daemon.encode_messages import Tile
 
 FACTOR = 8
+_CPU = torch.device("cpu")
 _WIDTHS = (128, 256, 512, 512)
 _BLOCKS = 2
 _PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -265,11 +266,15 @@ class Autoencoder:
         return VaeFacts(latent_channels=self.layout.channels, spatial=FACTOR, dtype=_PRECISIONS[self.dtype])
 
     def encode(self, pixels: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
-        """Encode [B, H, W, 3] in 0..1 to the posterior's mean [B, C, H/8, W/8], fp32 on the CPU; tiles in pixels."""
+        """Encode [B, H, W, 3] in 0..1 to the posterior's mean [B, C, H/8, W/8], fp32 where the pixels lie.
+
+        Tiles are in pixels; they are put together on the CPU.
+        """
+        home = pixels.device if tile is None else _CPU
 
         def run(x: torch.Tensor) -> torch.Tensor:
             check()
-            latent = self._module.encode(x.to(self.device, self.dtype)).float().cpu()
+            latent = self._module.encode(x.to(self.device, self.dtype)).float().to(home)
             advance(1)
             return latent
 
@@ -282,11 +287,15 @@ class Autoencoder:
         return torch.cat(latents)
 
     def decode(self, latent: torch.Tensor, check: Callable[[], None], tile: Tile | None = None) -> torch.Tensor:
-        """Decode [B, C, h, w] to [B, 8h, 8w, 3] in 0..1, fp32 on the CPU; tiles in latent units."""
+        """Decode [B, C, h, w] to [B, 8h, 8w, 3] in 0..1, fp32 where the latent lies.
+
+        Tiles are in latent units; they are put together on the CPU.
+        """
+        home = latent.device if tile is None else _CPU
 
         def run(z: torch.Tensor) -> torch.Tensor:
             check()
-            image = self._module.decode(z.to(self.device, self.dtype)).float().cpu()
+            image = self._module.decode(z.to(self.device, self.dtype)).float().to(home)
             advance(1)
             return image
 

@@ -51,7 +51,7 @@ class ComfyVae:
                 with self._counting(pixels.shape[:-1], encode_passes(tile), tile):
                     return self._out(self._vae.encode_tiled(pixels, **self._sizes(tile)))
             with self._without_silent_tiles():
-                return self._out(self._vae.encode(pixels))
+                return self._out(self._vae.encode(pixels)).to(pixels.device)
 
     def decode(self, latent: torch.Tensor, check: Check, tile: Tile | None) -> torch.Tensor:
         """Decode as ComfyUI would."""
@@ -60,7 +60,7 @@ class ComfyVae:
                 with self._counting((len(latent), *latent.shape[-2:]), decode_passes(tile), tile):
                     return self._out(self._vae.decode_tiled(latent, **self._sizes(tile)))
             with self._without_silent_tiles():
-                return self._out(self._vae.decode(latent))
+                return self._out(self._vae.decode(latent)).to(latent.device)
 
     def _counting(
         self, shape: Sequence[int], passes: Sequence[tuple[int, int]], tile: Tile

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from luna_daemon.arenas import NoDeviceMemory
 from luna_daemon.encode_messages import EncodeText, EncodeTokens, Tile
 from luna_daemon.engine_seam import here
 from luna_daemon.lora_messages import LoraFound, Loras
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from luna_daemon.device_memory import DeviceMemory
     from luna_daemon.encode_messages import VaeDecode, VaeEncode
     from luna_daemon.engine_seam import Answer, Check, Encoding, EngineOptions, OnDevice, OnPhase, Ran, Steps
     from luna_daemon.frames import WireTensor
@@ -86,6 +88,7 @@ class Engine:
         self._freeing: Freeing | None = None
         self._ladder: Ladder | None = None
         self.leases = Leases()
+        self.device_memory: DeviceMemory | NoDeviceMemory = NoDeviceMemory("the daemon is still starting")
 
     # ---- start and status -----------------------------------------------------------------------------------
 
@@ -101,9 +104,10 @@ class Engine:
         on_phase("importing torch", None)
         choice = choose_device(self._options.device, self._options.service_type, find_cards())
         show_only(choice.card)
-        from luna_daemon.runtime.setup import take_device
+        from luna_daemon.runtime.setup import share_card, take_device
 
         self._device = take_device(choice, self._options.threads)
+        self.device_memory = share_card(self._device, is_wanted=self._options.shares_card)
         self._build(choice, self._backend(self._device, on_phase))
         self._preload(on_phase)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from luna_daemon.arenas import NoDeviceMemory
 from luna_daemon.runtime import memory
 from luna_daemon.runtime.residency import Residency
 from luna_engine.errors import DaemonError
@@ -15,6 +16,7 @@ from luna_engine.errors import DaemonError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from luna_daemon.device_memory import DeviceMemory
     from luna_daemon.engine_seam import EngineOptions
     from luna_daemon.runtime.device import DeviceChoice
     from luna_daemon.status_messages import DeviceStatus
@@ -41,6 +43,20 @@ def take_device(choice: DeviceChoice, threads: int | None) -> torch.device:
     except RuntimeError as error:
         raise DaemonError("device-unusable", f"{choice.card.name} does not compute: {error}", None) from error
     return device
+
+
+def share_card(device: torch.device, *, is_wanted: bool) -> DeviceMemory | NoDeviceMemory:
+    """Return the card's memory for sharing with clients, or why there is none."""
+    if device.type != "cuda":
+        return NoDeviceMemory(f"this daemon computes on the {device.type.upper()}")
+    if not is_wanted:
+        return NoDeviceMemory("it is switched off (--no-cuda-ipc, or daemon.cuda_ipc in the settings)")
+    from luna_daemon.cuda_memory import CudaMemory
+
+    try:
+        return CudaMemory(device)
+    except DaemonError as error:
+        return NoDeviceMemory(error.message)
 
 
 def make_residency(

@@ -18,10 +18,13 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from luna_daemon import process  # noqa: E402 - the path comes first
 from luna_daemon import protocol as p  # noqa: E402 - likewise
+from luna_daemon.arenas import NoDeviceMemory  # noqa: E402 - likewise
+from luna_daemon.device_memory import DeviceTensor  # noqa: E402 - likewise
 from luna_daemon.engine_seam import Ran, SetOnDiskError, here  # noqa: E402 - likewise
 from luna_daemon.progress import advance, counting  # noqa: E402 - likewise
 from luna_daemon.runtime.leases import Leases  # noqa: E402 - likewise
 from luna_engine.errors import DaemonError  # noqa: E402 - likewise
+from tests.contract.pages_memory import PagesMemory  # noqa: E402 - likewise
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -44,6 +47,14 @@ def obey(told: str | None) -> None:
         raise DaemonError(told.removeprefix("error:"), "told so")
 
 
+def card(options: EngineOptions) -> PagesMemory | NoDeviceMemory:
+    """Return the card that a test gives this daemon: shared pages with a card's manners."""
+    uuid = os.environ.get("LUNA_TEST_CARD")
+    if uuid is None or not options.shares_card:
+        return NoDeviceMemory("told to have none")
+    return PagesMemory(uuid, os.environ.get("LUNA_TEST_CARD_FAULT"))
+
+
 class Prompt:
     """A prepared request: one row."""
 
@@ -63,6 +74,7 @@ class SmallEngine:
         self.sets: dict[str, bool] = {}
         self.uploads: dict[str, bytearray] = {}
         self.leases = Leases()
+        self.device_memory = card(options)
         self.on_disk: set[str] = set()
 
     def start(self, on_phase: OnPhase, on_device: OnDevice = here) -> None:
@@ -242,6 +254,8 @@ class SmallEngine:
     def vae_decode(self, body: p.VaeDecode, tensors: Segments, check: Check) -> Answer:
         obey(body.set)
         latent = tensors["latent"]
+        if isinstance(latent, DeviceTensor):
+            return p.Image(p.Did("native")), [DeviceTensor("image", latent.dtype, latent.shape, latent.buffer.own())]
         return p.Image(p.Did("native")), [p.WireTensor("image", latent.dtype, latent.shape, latent.data)]
 
 
