@@ -137,6 +137,20 @@ class LazyGroup(click.Group):
             formatter.write_dl(sorted(rows))
 
 
+def ask(question: str) -> None:
+    """Ask before something is lost: on a terminal a question, elsewhere ``--yes`` is needed.
+
+    Raises:
+        click.UsageError: nobody can answer.
+        click.Abort: the answer was no.
+    """
+    if output().yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError(f"{question} Say --yes where nobody can answer")
+    click.confirm(question, abort=True, err=True)
+
+
 def fail(error: LunaError, *, as_json: bool) -> int:
     """Report an error on stderr and return the exit code."""
     if as_json:

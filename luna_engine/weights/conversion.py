@@ -22,13 +22,14 @@ import psutil
 from luna_engine.errors import ConversionError, InputFileError
 from luna_engine.paths import sync_dir
 from luna_engine.weights import provenance
+from luna_engine.weights.content import tree_hash
 from luna_engine.weights.estimate import require_space
 from luna_engine.weights.headers import read_header
 from luna_engine.weights.judging import judge
 from luna_engine.weights.kernels.casts import GREATEST_HALF
 from luna_engine.weights.kernels.seam import prepare
 from luna_engine.weights.locking import locked
-from luna_engine.weights.pipe import Cancelled, Tally, tree_hash
+from luna_engine.weights.pipe import Cancelled, Tally
 from luna_engine.weights.plans import ConversionOptions, ConversionPlan, plan
 from luna_engine.weights.progress import Progress
 from luna_engine.weights.rates import COMMIT

@@ -75,6 +75,17 @@ class _Keeper:
         self._thread.join()
 
 
+def maker_of(target: Path) -> str | None:
+    """Say who is making a file at this moment; None if nobody is."""
+    path = target.with_name(target.name + ".lock")
+    if not path.exists():
+        return None
+    owner = _owner(path)
+    if owner is None:
+        return "another process"
+    return None if _is_dead(path, owner) else f"process {owner.get('pid')} on {owner.get('host')}"
+
+
 def _take(path: Path, job: str) -> bool:
     me = psutil.Process()
     content = {"host": socket.gethostname(), "pid": me.pid, "create_time": me.create_time(), "job": job}

@@ -16,6 +16,7 @@ from luna_engine.errors import LunaError
 from luna_engine.weights.chunks import CHUNK, Chunk, ChunkReader, finite_or_raise, out_of_range
 from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
 from luna_engine.weights.containers.ggml_types import BY_NAME
+from luna_engine.weights.content import hash_line
 from luna_engine.weights.kernels import casts
 from luna_engine.weights.kernels.seam import make_kernels
 from luna_engine.weights.rates import step
@@ -23,7 +24,7 @@ from luna_engine.weights.targets import NUMBERS
 from luna_engine.weights.tensor_classes import ErrorSum, tensor_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy.typing as npt
@@ -89,16 +90,6 @@ class Tally:
         with self.lock:
             self.done_bytes += count
             self.tensor = name
-
-
-def hash_line(name: str, dtype: str, shape: tuple[int, ...], digest: str) -> str:
-    """Return a tensor's line in a file's hash tree."""
-    return f"{name} {dtype} {'x'.join(map(str, shape))} {digest}\n"
-
-
-def tree_hash(lines: Sequence[str]) -> str:
-    """Return the hash of a file's tensors: that of their lines, sorted, so that the order of work does not matter."""
-    return hashlib.sha256("".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class Pipe:

@@ -22,11 +22,11 @@ from luna_engine.weights.chunks import CHUNK, ChunkReader, file_bytes
 from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
 from luna_engine.weights.containers.ggml_types import BY_NAME, SCALE_PLACES
 from luna_engine.weights.containers.reading import read_at
+from luna_engine.weights.content import hash_line, stored_shape, tree_hash
 from luna_engine.weights.headers import read_header
 from luna_engine.weights.kernels import casts
 from luna_engine.weights.kernels.seam import make_kernels
 from luna_engine.weights.mixes import Convolutions
-from luna_engine.weights.pipe import hash_line, tree_hash
 from luna_engine.weights.plans import ConversionOptions, plan
 from luna_engine.weights.targets import NUMBERS, Fp8Layout
 from luna_engine.weights.tensor_classes import ErrorSum, tensor_class
@@ -80,7 +80,7 @@ def verify(path: str | Path, source: str | Path | None = None) -> VerificationRe
             "`luna weights inspect` shows what it holds",
             file=str(path),
         )
-    stored = {tensor.name: _stored_shape(tensor) for tensor in header.tensors}
+    stored = {tensor.name: stored_shape(tensor) for tensor in header.tensors}
     with path.open("rb", buffering=0) as file:
         lines = [_check_tensor(file, path, tensor, stored[tensor.name]) for tensor in header.tensors]
     digest = tree_hash(lines)
@@ -106,16 +106,6 @@ def verify(path: str | Path, source: str | Path | None = None) -> VerificationRe
         errors,
         tuple(checked),
     )
-
-
-def _stored_shape(tensor: TensorInfo) -> tuple[int, ...]:
-    """Return the shape as it stands in the file: a reshaped tensor has rows of 256, or of one block."""
-    kind = BY_NAME.get(tensor.dtype)
-    if kind is None or kind.block == 1 or tensor.shape[-1] % kind.block == 0:
-        return tensor.shape
-    elements = math.prod(tensor.shape)
-    columns = 256 if elements % 256 == 0 else kind.block
-    return (elements // columns, columns)
 
 
 def _check_tensor(file: BinaryIO, path: Path, tensor: TensorInfo, stored: tuple[int, ...]) -> str:

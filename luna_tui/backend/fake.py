@@ -226,4 +226,6 @@ class FakeBackend:
         """Hold nothing."""
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Close a port that was lent."""
+        if hasattr(self.weights, "close"):
+            self.weights.close()

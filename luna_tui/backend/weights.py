@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from luna_engine.errors import LunaError
 from luna_engine.paths import checkout_root
-from luna_engine.weights.catalog import HeaderReader, scan
+from luna_engine.weights.catalog import Listing
 from luna_engine.weights.estimate import Estimator
 from luna_engine.weights.inspection import inspect
-from luna_engine.weights.kinds import Kind
-from luna_engine.weights.naming import destination_of, missing_roots, source_roots, variant_folders
+from luna_engine.weights.naming import destination_of, source_roots
 from luna_engine.weights.plans import ConversionOptions, plan
 from luna_engine.weights.queue import JobQueue
+from luna_tui.backend.shelf import Shelf
 from luna_tui.views import Failure, Outcome
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ if TYPE_CHECKING:
     from luna_engine.weights.jobs import Job
     from luna_engine.weights.progress import Progress
 
-_SCAN_EVERY_S = 3.0
 _JOBS_SHOWN = 50
-_CONVERTIBLE = frozenset({Kind.CHECKPOINT, Kind.DIFFUSION_MODEL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +159,9 @@ class LocalWeights:
         self._settings = settings
         self._readonly = readonly
         self._queue = JobQueue.open()
-        self._reader = HeaderReader()
-        self._added: list[Path] = []
+        self._shelf = Shelf(settings)
         self._lock = threading.Lock()
-        self._rows: tuple[SourceRow, ...] = ()
-        self._scanned_at = -_SCAN_EVERY_S
+        self._found = Listing()
         self._active: frozenset[str] = frozenset()
 
     def snapshot(self) -> WeightsView:
@@ -176,28 +172,26 @@ class LocalWeights:
             if active and not self._readonly:
                 self._queue.run_next()
                 jobs = self._queue.jobs()
-            if self._active - active or time.monotonic() - self._scanned_at >= _SCAN_EVERY_S:
-                self._scan()  # a job that has ended may have left a new file
+            if self._active - active:
+                self._shelf.expire()  # a job that has ended may have left a new file
             self._active = active
+            self._found = self._shelf.listing()
             newest = jobs[: -_JOBS_SHOWN - 1 : -1]
             return WeightsView(
                 time.time(),
-                tuple(str(root) for root in self._roots()),
-                tuple(_source(row) for row in self._rows),
+                tuple(str(root) for root in self._found.roots),
+                tuple(_source(row) for row in self._found.sources),
                 tuple(_job(job, self._queue.progress(job.id)) for job in newest),
                 self._notices(),
             )
 
-    def _roots(self) -> tuple[Path, ...]:
-        return (*source_roots(self._settings), *self._added)
-
-    def _scan(self) -> None:
-        roots = self._roots()
-        self._rows = tuple(scan(roots, variant_folders(roots, self._settings), self._reader))
-        self._scanned_at = time.monotonic()
+    def close(self) -> None:
+        """Let go of the folders and the database."""
+        self._shelf.close()
 
     def _notices(self) -> tuple[str, ...]:
-        return tuple(f"file-missing: there is no folder {root}" for root in missing_roots(self._settings))
+        gone = (f"file-missing: there is no folder {root}" for root in self._shelf.missing())
+        return (*gone, *(f"{notice.code}: {notice.message}" for notice in self._found.notices))
 
     def inspect(self, path: str) -> Inspection:
         """Read one header."""
@@ -254,7 +248,7 @@ class LocalWeights:
 
     def verify(self, path: str) -> Outcome:
         """Check the converted files of a source in a worker process."""
-        row = next((row for row in self._rows if str(row.path) == path), None)
+        row = next((row for row in self._found.sources if str(row.path) == path), None)
         files = [str(variant.path) for variant in row.variants] if row is not None else []
         if not files:
             return Outcome(ok=False, message=f"{Path(path).name} has no converted files", code="component-missing")
@@ -289,10 +283,7 @@ class LocalWeights:
         found = Path(path).expanduser()
         if not found.exists():
             return Outcome(ok=False, message=f"there is no {found}", code="file-missing", hint="check the path")
-        with self._lock:
-            if found.absolute() not in self._added:
-                self._added.append(found.absolute())
-            self._scanned_at = -_SCAN_EVERY_S
+        self._shelf.add(found.absolute())
         return Outcome.done(f"{found} is shown until Luna ends; weights.paths in the settings keeps it")
 
 
@@ -307,13 +298,13 @@ def _source(row: SourceRow) -> SourceView:
     problem = None
     if row.error is not None:
         problem = Failure(row.error["code"], row.error["message"], row.error["hint"])
-    elif found is not None and found.kind not in _CONVERTIBLE:
+    elif found is not None and not found.is_convertible:
         problem = Failure("component-missing", f"{found.name}: no diffusion part", "name a checkpoint")
     return SourceView(
         str(row.path),
         row.path.name,
         found.family if found else None,
-        found.name if found else "unreadable",
+        found.name if found else "unreadable" if row.is_read else "reading …",
         found.precision if found else "",
         row.size_bytes,
         variants,

@@ -1,4 +1,7 @@
-"""`luna weights`: inspect, list, convert, verify and jobs. Tensor work runs in worker processes."""
+"""`luna weights`: inspect, convert, verify and jobs; the others are in `weights_shelf`.
+
+Tensor work runs in worker processes.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,24 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from luna_engine import settings
-from luna_engine.errors import InputFileError, LunaError, error_from
+from luna_engine.errors import LunaError, error_from
 from luna_engine.paths import checkout_root
 from luna_engine.weights.precisions import PRECISIONS
 from luna_tui import frame
 from luna_tui.commands import weights_output as words
+from luna_tui.commands import weights_shelf
+from luna_tui.commands.weights_group import FILE, group, printable
 from luna_tui.progress import Bar
 from luna_tui.wording import size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from luna_engine.weights.estimate import Estimate
     from luna_engine.weights.jobs import Job
@@ -32,16 +37,10 @@ if TYPE_CHECKING:
     from luna_engine.weights.queue import JobQueue
 
 _POLL_S = 0.1
-_FILE = click.Path(path_type=Path)
-
-
-@click.group("weights")
-def group() -> None:
-    """Inspect and convert checkpoints."""
 
 
 @frame.verb(group, "inspect")
-@click.argument("file", type=_FILE)
+@click.argument("file", type=FILE)
 @click.option("--keys", metavar="GLOB", help="Also list the tensors whose names match.")
 def inspect(file: Path, keys: str | None) -> None:
     """Say what FILE is, from its header alone: family, parts, precision, and what must stay open."""
@@ -54,44 +53,10 @@ def inspect(file: Path, keys: str | None) -> None:
     )
 
 
-@frame.verb(group, "list")
-@click.argument("folders", type=_FILE, nargs=-1)
-@click.option("--family", metavar="F", help="Only this family, such as sdxl.")
-@click.option("--stale", is_flag=True, help="Only sources with a variant that is no longer theirs.")
-def list_sources(folders: tuple[Path, ...], family: str | None, *, stale: bool) -> None:
-    """List the sources below FOLDERS (default: the configured ones) with their converted files."""
-    from luna_engine.weights.catalog import scan
-    from luna_engine.weights.naming import missing_roots, source_roots, variant_folders
-
-    known = settings.load()
-    missing = () if folders else missing_roots(known)
-    for root in missing:
-        frame.output().note(f"luna: file-missing: there is no folder {words.plain(str(root))} -> check the settings")
-    for folder in folders:
-        if not folder.is_dir():
-            raise InputFileError(
-                "file-missing", f"there is no folder {folder}", "check weights.paths, LUNA_MODELS or the path",
-                file=str(folder),
-            )  # fmt: skip
-    roots = tuple(folder.absolute() for folder in folders) or source_roots(known)
-    rows = [
-        row
-        for row in scan(roots, variant_folders(roots, known))
-        if (family is None or (row.inspection is not None and row.inspection.family == family))
-        and (not stale or any(variant.state == "stale" for variant in row.variants))
-    ]
-    fields = {
-        "roots": [str(root) for root in roots],
-        "missing": [str(root) for root in missing],
-        "sources": [words.source_fields(row) for row in rows],
-    }
-    frame.output().data("luna.weights.list/1", fields, words.sources_text(rows))
-
-
 @frame.verb(group, "convert", mutates=True)
-@click.argument("sources", type=_FILE, nargs=-1, required=True)
+@click.argument("sources", type=FILE, nargs=-1, required=True)
 @click.option("--to", "precisions", metavar="P,...", default="", help=f"{', '.join(PRECISIONS)}; several by comma.")
-@click.option("--out", type=_FILE, metavar="DIR", help="Folder of the result (default: see docs/weights.md).")
+@click.option("--out", type=FILE, metavar="DIR", help="Folder of the result (default: see docs/weights.md).")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be written, and stop.")
 @click.option("--detach", is_flag=True, help="Queue the jobs and return; they run on by themselves.")
 @click.option("--allow-finer", is_flag=True, help="Also write a finer class than the source's.")
@@ -182,12 +147,12 @@ def _plan_text(found: ConversionPlan, destination: Path, estimate: Estimate) -> 
         packed = f"{found.count('quantised')} packed as {found.precision.dtype} ({found.reshaped} reshaped)"
         counts = f"{counts}, {packed}"
     lines = [
-        f"{words.plain(found.source.name)} -> {words.plain(str(destination))}",
+        f"{printable(found.source.name)} -> {printable(str(destination))}",
         f"  {size(found.size_bytes)}: {counts}",
         f"  {words.estimate_text(estimate)}",
     ]
     if found.is_at_target:
-        lines = [f"{words.plain(found.source.name)} is {found.precision.label} already: it is used as it is"]
+        lines = [f"{printable(found.source.name)} is {found.precision.label} already: it is used as it is"]
     return "\n".join([*lines, *(f"  warning: {warning}" for warning in found.warnings)])
 
 
@@ -230,10 +195,10 @@ def _tell(ended: list[tuple[Path, str, Job | LunaError]]) -> int:
 
 def _outcome_text(job: Job) -> str:
     if job.result is None:
-        return f"{job.state.value}: {words.plain(job.name)} (job {job.id})"
+        return f"{job.state.value}: {printable(job.name)} (job {job.id})"
     written = size(job.result["size_bytes"])
     rest = "was there already" if job.state.value == "reused" else f"in {job.result['duration_s']:.1f} s"
-    return f"{words.plain(job.destination)}  {written}  {rest}"
+    return f"{printable(job.destination)}  {written}  {rest}"
 
 
 def _follow(queue: JobQueue, job: Job, bar: Bar) -> Job:
@@ -285,8 +250,8 @@ def _advance(bar: Bar, job: Job, progress: Progress) -> None:
 
 
 @frame.verb(group, "verify")
-@click.argument("files", type=_FILE, nargs=-1, required=True)
-@click.option("--source", "--against", type=_FILE, metavar="FILE", help="Compare every value with this source.")
+@click.argument("files", type=FILE, nargs=-1, required=True)
+@click.option("--source", "--against", type=FILE, metavar="FILE", help="Compare every value with this source.")
 def verify(files: tuple[Path, ...], source: Path | None) -> int:
     """Read FILES that Luna made again: structure, hash, finite values, and with --source every value."""
     command = [sys.executable, "-m", "luna_engine.weights.verification"]
@@ -308,7 +273,7 @@ def verify(files: tuple[Path, ...], source: Path | None) -> int:
 
 def _verified_text(report: dict[str, Any]) -> str:
     lines = [
-        f"{words.plain(report['path'])}: {report['precision']}, {report['tensors']} tensors by {report['made_by']}",
+        f"{printable(report['path'])}: {report['precision']}, {report['tensors']} tensors by {report['made_by']}",
         f"  checked: {', '.join(report['checked'])}",
     ]
     for kind, figures in (report["errors"] or {}).items():
@@ -342,3 +307,6 @@ def jobs(ids: tuple[str, ...], *, cancel: bool, retry: bool) -> None:
     rows = [(job, queue.progress(job.id)) for job in found]
     text = "\n".join(words.job_text(*row) for row in rows) or "No jobs."
     frame.output().data("luna.weights.jobs/1", {"jobs": [words.job_fields(*row) for row in rows]}, text)
+
+
+SHELF = weights_shelf.VERBS  # they registered themselves; naming them here is what loads them

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import TYPE_CHECKING, Any
 
+from luna_tui.commands.weights_group import printable
 from luna_tui.wording import duration, size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from luna_engine.weights import Inspection
-    from luna_engine.weights.catalog import SourceRow, Variant
     from luna_engine.weights.components import Component
     from luna_engine.weights.estimate import Estimate
     from luna_engine.weights.jobs import Job
     from luna_engine.weights.progress import Progress
-
-
-def plain(text: str) -> str:
-    """Return foreign text with what could act on the terminal written as escapes."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def inspection_fields(found: Inspection, tensors: Iterable[Any] = ()) -> dict[str, Any]:
@@ -66,19 +60,19 @@ def _component(part: Component) -> dict[str, Any]:
 
 def inspection_text(found: Inspection, tensors: Iterable[Any] = ()) -> str:
     """Return an inspection for people."""
-    lines = [f"{plain(found.path.name)}: {plain(found.name)}, {found.precision}, {size(found.size_bytes)}"]
+    lines = [f"{printable(found.path.name)}: {printable(found.name)}, {found.precision}, {size(found.size_bytes)}"]
     lines += [
-        f"  {plain(part.name):<18} {part.parameters / 1e6:>9.1f} M parameters  {size(part.size_bytes):>10}  "
+        f"  {printable(part.name):<18} {part.parameters / 1e6:>9.1f} M parameters  {size(part.size_bytes):>10}  "
         f"{', '.join(part.dtypes)}"
         for part in found.components
     ]
     if found.prediction:
         lines.append(f"  prediction: {found.prediction}")
-    lines += [f"  because: {plain(evidence)}" for evidence in found.evidence]
-    lines += [f"  open: {plain(question)}" for question in found.open_questions]
+    lines += [f"  because: {printable(evidence)}" for evidence in found.evidence]
+    lines += [f"  open: {printable(question)}" for question in found.open_questions]
     if found.kind.value == "unknown":
-        lines += [f"  {count:>6} keys under {plain(prefix)}" for prefix, count in found.key_prefixes.items()]
-    lines += [f"  {plain(tensor.name)}  {tensor.dtype}  {list(tensor.shape)}" for tensor in tensors]
+        lines += [f"  {count:>6} keys under {printable(prefix)}" for prefix, count in found.key_prefixes.items()]
+    lines += [f"  {printable(tensor.name)}  {tensor.dtype}  {list(tensor.shape)}" for tensor in tensors]
     return "\n".join(lines)
 
 
@@ -94,55 +88,6 @@ def estimate_text(found: Estimate) -> str:
         memory = f"{memory}, {size(found.missing_ram_bytes)} too little"
     time = "time not measured here yet" if found.duration_s is None else f"about {duration(found.duration_s)}"
     return f"{room}, {memory}, {time}"
-
-
-def source_fields(row: SourceRow) -> dict[str, Any]:
-    """Return one entry of ``luna.weights.list/1``."""
-    found = row.inspection
-    return {
-        "path": str(row.path),
-        "bytes": row.size_bytes,
-        "modified_at": _moment(row.modified_s),
-        "kind": found.kind.value if found else None,
-        "architecture": None
-        if found is None
-        else {"value": found.family, "source": "header", "confidence": found.confidence.value},
-        "precision": found.precision if found else None,
-        "error": row.error,
-        "variants": [_variant(variant) for variant in row.variants],
-    }
-
-
-def _variant(variant: Variant) -> dict[str, Any]:
-    made = variant.provenance
-    return {
-        "path": str(variant.path),
-        "format": variant.path.suffix.removeprefix("."),
-        "precision": variant.precision,
-        "bytes": variant.size_bytes,
-        "source_sha256": made.source_sha256,
-        "tool_version": made.version,
-        "created_at": made.created,
-        "stale": variant.state == "stale",
-        "state": variant.state,
-        "errors": dict(made.errors),
-    }
-
-
-def sources_text(rows: Sequence[SourceRow]) -> str:
-    """Return the list of sources for people."""
-    if not rows:
-        return "No checkpoints found: set weights.paths or LUNA_MODELS, or name a folder."
-    width = max(len(plain(row.path.name)) for row in rows)
-    lines: list[str] = []
-    for row in rows:
-        found = row.inspection
-        what = found.name if found else f"{row.error['code']}: {row.error['message']}" if row.error else "?"
-        lines.append(f"{plain(row.path.name):<{width}}  {size(row.size_bytes):>10}  {plain(what)}")
-        lines += [
-            f"  {plain(v.path.name):<{width}}{size(v.size_bytes):>10}  {v.precision} {v.state}" for v in row.variants
-        ]
-    return "\n".join(lines)
 
 
 def job_fields(job: Job, progress: Progress | None) -> dict[str, Any]:
@@ -168,13 +113,5 @@ def job_text(job: Job, progress: Progress | None) -> str:
     share = ""
     if progress and progress.total_bytes and progress.done_bytes is not None and not job.state.is_over:
         share = f" {100 * progress.done_bytes // progress.total_bytes} %"
-    reason = f"  {job.error['code']}: {plain(job.error['message'])}" if job.error else ""
-    return f"{job.id}  {job.state.value}{share:<6} {plain(job.name)}{reason}"
-
-
-def _moment(seconds: float) -> str:
-    return (
-        datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
-        .isoformat(timespec="seconds")
-        .replace("+00:00", "Z")
-    )
+    reason = f"  {job.error['code']}: {printable(job.error['message'])}" if job.error else ""
+    return f"{job.id}  {job.state.value}{share:<6} {printable(job.name)}{reason}"

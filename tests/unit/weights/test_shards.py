@@ -105,7 +105,7 @@ def test_the_set_is_one_source_with_one_name_size_and_state(folder: Path, tmp_pa
     last = folder / shard_name(COUNT)
     os.utime(last, ns=(1, last.stat().st_mtime_ns + 10**9))
     (row,) = scan([root], [tmp_path / "unet" / "optimized"])
-    assert [variant.state for variant in row.variants] == ["stale"]
+    assert [variant.state for variant in row.variants] == ["unsure"]
 
 
 def test_a_set_at_the_target_is_joined_not_used_as_it_is(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,83 @@
+"""Keeps the catalogue of the weights screen fresh in a thread of its own: a slow disk never holds up a snapshot."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from luna_engine.weights.catalog import Catalog
+from luna_engine.weights.naming import missing_roots, source_roots, variant_folders
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from luna_engine.settings import Settings
+    from luna_engine.weights.catalog import Listing
+
+_SCAN_EVERY_S = 3.0
+_PATIENCE_S = 0.5  # a scan of known files is done by then, so that the first picture is whole
+_log = logging.getLogger(__name__)
+
+
+class Shelf:
+    """The sources and variants of the configured folders and of those that were added. Thread-safe; to be closed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._added: list[Path] = []
+        self.catalog = Catalog.open(*self._folders())
+        self._scan: threading.Thread | None = None
+        self._stop = threading.Event()
+        self._scanned_at = -_SCAN_EVERY_S
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """End the scan and let go of the database."""
+        self._stop.set()
+        with self._lock:
+            if self._scan is not None:
+                self._scan.join()
+        self.catalog.close()
+
+    def add(self, path: Path) -> None:
+        """Look at another file or folder as well."""
+        with self._lock:
+            if path not in self._added:
+                self._added.append(path)
+        self.expire()
+
+    def expire(self) -> None:
+        """Look at the folders again at the next listing."""
+        self._scanned_at = -_SCAN_EVERY_S
+
+    def listing(self) -> Listing:
+        """Return what is known by now, and have the folders looked at if that was some seconds ago."""
+        with self._lock:
+            is_due = time.monotonic() - self._scanned_at >= _SCAN_EVERY_S
+            if is_due and not self._stop.is_set() and (self._scan is None or not self._scan.is_alive()):
+                self._scanned_at = time.monotonic()
+                self.catalog.look_at(*self._folders())
+                self._scan = threading.Thread(target=self._run, name="luna-scan", daemon=True)
+                self._scan.start()
+            scan = self._scan
+        if scan is not None:
+            scan.join(_PATIENCE_S)
+        return self.catalog.listing()
+
+    def missing(self) -> tuple[Path, ...]:
+        """Return the configured folders that do not exist."""
+        return missing_roots(self._settings)
+
+    def _folders(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+        roots = (*source_roots(self._settings), *self._added)
+        return roots, variant_folders(roots, self._settings)
+
+    def _run(self) -> None:
+        try:
+            for _ in self.catalog.refresh():
+                if self._stop.is_set():
+                    return
+        except Exception:  # noqa: BLE001 - a thread's border: the next scan tries again
+            _log.exception("the folders of models could not be looked at")
