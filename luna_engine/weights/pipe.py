@@ -24,7 +24,7 @@ from luna_engine.weights.targets import NUMBERS
 from luna_engine.weights.tensor_classes import ErrorSum, tensor_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import numpy.typing as npt

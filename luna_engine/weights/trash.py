@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 FOLDER = ".luna-trash"
 KEPT_S = 14 * 86400.0
+_YOUNG_S = 3600.0
 _MANIFEST = "manifest.json"
 _VERSION = 1
 _SUFFIX = ".trash"
@@ -236,9 +237,14 @@ def empty(batch: Batch, memory: Memory) -> int:
 
 
 def empty_old(homes: Iterable[Path], memory: Memory, now: float | None = None) -> int:
-    """Delete batches that have waited for 14 days; return the bytes that this freed."""
-    limit = (time.time() if now is None else now) - KEPT_S
-    return sum(empty(batch, memory) for batch in batches(homes, memory) if batch.at < limit)
+    """Delete batches that have waited for 14 days, and what a death left of empty ones; return the bytes it freed."""
+    now = time.time() if now is None else now
+    freed = 0
+    for batch in batches(homes, memory):
+        # A young batch that holds nothing may be one that another process is about to fill.
+        if now - batch.at >= (KEPT_S if batch.held else _YOUNG_S):
+            freed += empty(batch, memory)
+    return freed
 
 
 def trash_bytes(homes: Iterable[Path], memory: Memory) -> int:

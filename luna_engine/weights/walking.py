@@ -59,9 +59,8 @@ def stamp_of(path: Path) -> Stamp:
         OSError: there is no such file.
     """
     found = shard_set(path)
-    states = [file.stat() for file in (path,) if found is None] or [
-        file.stat() for file in (found.files if found is not None else ()) if file.exists()
-    ]
+    files = (path,) if found is None else [file for file in found.files if file.exists()]
+    states = [file.stat() for file in files]
     return Stamp(
         sum(state.st_size for state in states),
         max((state.st_mtime_ns for state in states), default=0),

@@ -7,14 +7,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from luna_engine.weights.catalog import Catalog
+from luna_engine.weights.catalog import Catalog, Listing
 from luna_engine.weights.naming import missing_roots, source_roots, variant_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from luna_engine.settings import Settings
-    from luna_engine.weights.catalog import Listing
 
 _SCAN_EVERY_S = 3.0
 _PATIENCE_S = 0.5  # a scan of known files is done by then, so that the first picture is whole
@@ -28,6 +27,7 @@ class Shelf:
         self._settings = settings
         self._added: list[Path] = []
         self.catalog = Catalog.open(*self._folders())
+        self._last = Listing()
         self._scan: threading.Thread | None = None
         self._stop = threading.Event()
         self._scanned_at = -_SCAN_EVERY_S
@@ -39,7 +39,7 @@ class Shelf:
         with self._lock:
             if self._scan is not None:
                 self._scan.join()
-        self.catalog.close()
+            self.catalog.close()
 
     def add(self, path: Path) -> None:
         """Look at another file or folder as well."""
@@ -53,7 +53,10 @@ class Shelf:
         self._scanned_at = -_SCAN_EVERY_S
 
     def listing(self) -> Listing:
-        """Return what is known by now, and have the folders looked at if that was some seconds ago."""
+        """Return what is known by now, and have the folders looked at if that was some seconds ago.
+
+        After `close` it is what was known last: a screen's worker may still ask while the application ends.
+        """
         with self._lock:
             is_due = time.monotonic() - self._scanned_at >= _SCAN_EVERY_S
             if is_due and not self._stop.is_set() and (self._scan is None or not self._scan.is_alive()):
@@ -64,7 +67,10 @@ class Shelf:
             scan = self._scan
         if scan is not None:
             scan.join(_PATIENCE_S)
-        return self.catalog.listing()
+        with self._lock:
+            if not self._stop.is_set():
+                self._last = self.catalog.listing()
+            return self._last
 
     def missing(self) -> tuple[Path, ...]:
         """Return the configured folders that do not exist."""
