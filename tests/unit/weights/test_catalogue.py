@@ -19,25 +19,13 @@ from luna_engine.weights.settling import duplicates, settle
 from luna_engine.weights.usage import record_use, record_use_later
 from luna_engine.weights.variants import VariantState
 from luna_engine.weights.walking import stamp_of, walk
-from tests.small_shelf import Shelf
 from tests.synthetic_models import TINY_SDXL, random_values, write_holes, write_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from luna_engine.weights.variants import Variant
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path)
-
-
-@pytest.fixture
-def catalog(shelf: Shelf) -> Iterator[Catalog]:
-    with contextlib.closing(shelf.catalog()) as found:
-        yield found
+    from tests.small_shelf import Shelf
 
 
 def the_variant(found: Listing) -> Variant:

@@ -26,21 +26,10 @@ from tests.small_shelf import DAY_S, Shelf
 from tests.synthetic_models import TINY_SDXL, write_holes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 NAME = "tiny_bf16_unet.safetensors"
 STALE, ORPHANS = PruneRules(stale=True), PruneRules(orphans=True)
-
-
-@pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    return Shelf(tmp_path)
-
-
-@pytest.fixture
-def catalog(shelf: Shelf) -> Iterator[Catalog]:
-    with contextlib.closing(shelf.catalog()) as found:
-        yield found
 
 
 def planned(catalog: Catalog, rules: PruneRules) -> PrunePlan:
