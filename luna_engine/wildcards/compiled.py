@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from luna_engine.wildcards.line_table import LineTable
-    from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Document, Item
+    from luna_engine.wildcards.names import Target
     from luna_engine.wildcards.pools import Pool
     from luna_engine.wildcards.programs import Entry, Program, Site
     from luna_engine.wildcards.snapshot import Snapshot
@@ -101,8 +101,8 @@ class Compiler:
         return found
 
     def _text(self, parsed: Parsed, document: Document | None) -> Program:
-        if parsed.findings:
-            raise Uncompiled
+        if parsed.findings or parsed.profile is not Profile.NATIVE:
+            raise Uncompiled  # names of peers are looked up the long way
         return _Frame(self, self._snapshot, parsed, document).program(parsed.nodes)
 
     def entry(self, items: Sequence[Item], at: int) -> Entry:

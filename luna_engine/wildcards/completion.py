@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from luna_engine.wildcards.lookup import path_index
 from luna_engine.wildcards.model import Kind
+from luna_engine.wildcards.path_index import path_index
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -110,7 +110,7 @@ def _wildcard(run: Run, node: Wildcard, frame: Frame) -> None:
         with commands.arguments(run, node, frame, site):
             run.draw(pool, node, frame, site, node.sampler, node.name)
         return
-    target, troubles = read_name(node.name, run.snapshot, frame.document)
+    target, troubles = read_name(node.name, run.snapshot, frame.document, frame.parsed.profile)
     for trouble in troubles:
         if target is not None:
             run.report(frame, node, trouble)

@@ -21,6 +21,7 @@ from luna_engine.wildcards.syntax import (
     Node,
     Number,
     Parsed,
+    Profile,
     Prompt,
     Tag,
     Text,
@@ -31,8 +32,8 @@ from luna_engine.wildcards.syntax import (
 )
 
 if TYPE_CHECKING:
-    from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Document, Item
+    from luna_engine.wildcards.names import Target
     from luna_engine.wildcards.pools import Pool
     from luna_engine.wildcards.snapshot import Snapshot
 
@@ -132,7 +133,8 @@ class Counter:
             return 1
         document = item.owner.document if item.owner is not None else None
         lone = match_lone_name(item.text)
-        if lone is not None and document is not None:
+        is_native = document is not None and self.snapshot.roots[document.root].profile is Profile.NATIVE
+        if lone is not None and is_native:
             target, _ = read_name(lone[2], self.snapshot, document)
             self.active.append(item)
             try:
@@ -181,7 +183,7 @@ class Counter:
             if "*" in node.name:
                 pool = self.snapshot.glob(node.name)
                 return self.pool(pool) if pool is not None else 1
-            target, _ = read_name(node.name, self.snapshot, scope.document)
+            target, _ = read_name(node.name, self.snapshot, scope.document, scope.parsed.profile)
             return self._target(target) if target is not None else 1
         if isinstance(node, Bracket):
             if scope.document is not None and scope.document.kind is not Kind.TXT:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from luna_engine.wildcards.chooser import Chooser, Odometer
-    from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Item
+    from luna_engine.wildcards.names import Target
     from luna_engine.wildcards.pools import Pool
     from luna_engine.wildcards.rules.plan import Plan
     from luna_engine.wildcards.rules.ruleset import RuleSet
@@ -358,8 +358,9 @@ class Run:
         templates: bool = False,
     ) -> None:
         """Draw from what a name stands for."""
-        if target.document is not None:
-            self.touch(target.document)
+        for part in (target, *target.union):
+            if part.document is not None:
+                self.touch(part.document)
         if target.item is not None:
             if any(item is target.item for item in self.active):
                 self.report(frame, node, Trouble("cycle", "this item needs itself", self.chain()))

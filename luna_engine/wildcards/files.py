@@ -13,10 +13,11 @@ from luna_engine.errors import InputFileError
 from luna_engine.wildcards.build import build
 from luna_engine.wildcards.decode import decode
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity
-from luna_engine.wildcards.model import Content, Document, Kind
+from luna_engine.wildcards.model import Content, Document, ItemList, Kind, walk_places
 from luna_engine.wildcards.read_json import read_json
 from luna_engine.wildcards.read_txt import read_txt
 from luna_engine.wildcards.rows import read_rows
+from luna_engine.wildcards.scan import item_without_comments
 from luna_engine.wildcards.syntax import Profile
 from luna_engine.wildcards.tree_events import RefusedFile, read_yaml
 
@@ -190,12 +191,14 @@ def open_document(
             return Content(last_good.top if last_good else None, (_unreadable(entry.relative, error),))
         if document.kind is Kind.TXT:
             return read_txt(document, data, can_weigh=profile is not Profile.DYNAMICPROMPTS)
-        if cache is None or overlay is not None:
-            return read_content(document, data, last_good)
-        known = cache.read(document, data)
+        kept = None if overlay is not None else cache
+        known = kept.read(document, data) if kept is not None else None
         if known is None:
             known = read_content(document, data, last_good)
-            cache.write(document, data, known)
+            if kept is not None:
+                kept.write(document, data, known)
+        if profile is Profile.DYNAMICPROMPTS:
+            _drop_comments(known)
         return known
 
     # Characters of the suffix may be upper case on disk; the address is cut by length.
@@ -203,6 +206,17 @@ def open_document(
     if entry.kind is not Kind.TXT:
         _ = document.content
     return document
+
+
+def _drop_comments(content: Content) -> None:
+    """Take dynamicprompts' comments out of the items of a file that was just read."""
+    for place in walk_places(content.top):
+        if isinstance(place, ItemList):
+            for item in place.items:
+                text = item_without_comments(item.text)
+                if not item.text.startswith(text):
+                    item.text_column = None  # something before the end went: places inside are not exact any more
+                item.text = text
 
 
 def _read_bytes(entry: Entry) -> bytes:

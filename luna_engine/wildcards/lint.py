@@ -135,7 +135,7 @@ class _Linter:
                     continue
             elif isinstance(node, Wildcard):
                 if "*" not in node.name:
-                    target, troubles = read_name(node.name, self.snapshot, document)
+                    target, troubles = read_name(node.name, self.snapshot, document, parsed.profile)
                     if target is None and node.in_tag:
                         troubles = ()
                 elif self.snapshot.glob(node.name) is None:

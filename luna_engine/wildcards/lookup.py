@@ -2,245 +2,17 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import defaultdict
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from luna_engine.wildcards.model import (
-    NOTE_KEYS,
-    TEMPLATES,
-    Branch,
-    Document,
-    Item,
-    ItemList,
-    Kind,
-    Place,
-    lists_below,
-    walk_places,
-)
+from luna_engine.wildcards.model import NOTE_KEYS, Branch, Document, ItemList, Kind, lists_below
+from luna_engine.wildcards.names import Entry, Found, Names, Target, joined, target_of
+from luna_engine.wildcards.path_index import item_named, path_index
+from luna_engine.wildcards.peer_names import PeerNames
+from luna_engine.wildcards.syntax import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-_MOST_SEARCHED = 100_000
-_JOINERS = str.maketrans("\\.:", "///")
-
-
-def joined(name: str) -> str:
-    """Return a name as the index compares it: NFC, every separator a slash."""
-    if name.isascii():
-        return name.translate(_JOINERS)
-    return unicodedata.normalize("NFC", name).translate(_JOINERS)
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a name stands for. Exactly one of document+place, item, folder is the subject.
-
-    ``place`` is None for a whole file; ``stars`` is ``"*"`` or ``"**"`` behind a path.
-    """
-
-    address: str
-    document: Document | None = None
-    place: Place | None = None
-    item: Item | None = None
-    folder: str | None = None
-    stars: str = ""
-
-    @property
-    def is_file(self) -> bool:
-        """A file as a whole."""
-        return self.document is not None and self.place is None and self.item is None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The answer of a lookup: what was taken, and all that fitted at that level."""
-
-    target: Target
-    others: tuple[str, ...] = ()
-
-
-# One indexed address: its spelling as looked up, the file and the place in it, or the folder, and the parts of the
-# file's path. A tuple, since a library has tens of thousands; the Target is made when somebody finds it.
-_Entry = tuple[str, "Document | None", "Place | None", "str | None", int]
-
-
-def _target(entry: _Entry) -> Target:
-    _, document, place, folder, _ = entry
-    if document is None:
-        return Target(folder or "", folder=folder)
-    return Target(document.address_of(place.keys) if place is not None else document.address, document, place)
-
-
-def _order(entry: _Entry) -> tuple[int, int, int, int, str]:
-    spelling, document, _, _, file_parts = entry
-    return (
-        -file_parts,
-        spelling.count("/"),
-        document.kind.rank if document else 9,
-        document.root if document else 0,
-        _target(entry).address,
-    )
-
-
-class _Names:
-    """A case-aware map from joined names to what they may mean."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, _Entry | list[_Entry]] = {}
-
-    def add(self, entry: _Entry) -> None:
-        key = entry[0].casefold()
-        known = self._known.setdefault(key, entry)
-        if known is entry:
-            return
-        if isinstance(known, list):
-            known.append(entry)
-        else:
-            self._known[key] = [known, entry]
-
-    def _fitting(self, name: str) -> list[_Entry]:
-        known = self._known.get(name.casefold())
-        return [] if known is None else known if isinstance(known, list) else [known]
-
-    def find(self, name: str, *, files_only: bool = False) -> Found | None:
-        known = self._known.get(name.casefold())
-        if known is None:
-            return None
-        fitting = known if isinstance(known, list) else [known]
-        if files_only:
-            fitting = [entry for entry in fitting if entry[2] is None]
-        return _choose(name, fitting)
-
-    def find_kind(self, name: str, kind: Kind) -> Found | None:
-        return _choose(
-            name,
-            [entry for entry in self._fitting(name) if entry[2] is None and entry[1] and entry[1].kind is kind],
-        )
-
-
-def _choose(name: str, fitting: list[_Entry]) -> Found | None:
-    """Return what a name means: equal case wins, then the order of WILDCARDS 3.3."""
-    if not fitting:
-        return None
-    if len(fitting) == 1:
-        return Found(_target(fitting[0]))
-    exact = [entry for entry in fitting if entry[0] == name]
-    ordered = sorted(exact or fitting, key=_order)
-    targets = [_target(entry) for entry in ordered]
-    addresses = dict.fromkeys(_shown(target) for target in targets)
-    return Found(targets[0], tuple(addresses) if len(addresses) > 1 else ())
-
-
-def _shown(target: Target) -> str:
-    return target.document.path if target.is_file and target.document is not None else target.address
-
-
-class PathIndex:
-    """The places of one file by path; put together when a path begins like one of the file's keys."""
-
-    def __init__(self, document: Document) -> None:
-        self.document = document
-        keys: list[str] = []
-        if isinstance(document.top, Branch):
-            keys = list(document.top.entries)
-            for key, entry in document.top.entries.items():
-                if key.casefold() == TEMPLATES and isinstance(entry, Branch):
-                    keys += entry.entries
-        self._starts = frozenset(joined(key).partition("/")[0].casefold() for key in keys)
-        self._maps: tuple[dict[str, Place], dict[str, Place]] | None = None
-
-    def _names(self) -> tuple[dict[str, Place], dict[str, Place]]:
-        """Return the places by joined path, and by joined path with case evened."""
-        if self._maps is None:
-            exact: dict[str, Place] = {}
-            folded: dict[str, Place] = {}
-            for place in walk_places(self.document.top):
-                if place.keys:
-                    name = joined("/".join(place.keys))
-                    for names, key in ((exact, name), (folded, name.casefold())):
-                        known = names.get(key)
-                        if known is None or len(place.keys) > len(known.keys):
-                            names[key] = place
-            self._maps = (exact, folded)
-        return self._maps
-
-    def names(self) -> list[str]:
-        """Return the paths of the file as they are written in references."""
-        return [".".join(place.keys) for place in self._names()[0].values()]
-
-    def find(self, path: str, *, bare_items: bool = True) -> Target | None:
-        """Resolve a path: ``templates.<path>`` before ``<path>``, then an item by id or whole text.
-
-        Args:
-            path: as written.
-            bare_items: in a file that is one list, the path may be an item alone (``{mood:calm}``).
-        """
-        name = joined(path.strip())
-        stars = ""
-        for ending in ("/**", "/*"):
-            if name.endswith(ending):
-                name, stars = name[: -len(ending)], ending[1:]
-                break
-        place = self.place(name)
-        if place is not None:
-            return Target(self.document.address_of(place.keys), self.document, place, stars=stars)
-        bare = bare_items and isinstance(self.document.top, ItemList)
-        return None if stars else self._item(path.strip(), name, bare=bare)
-
-    def place(self, name: str) -> Place | None:
-        """Return the place with a joined name."""
-        if name.partition("/")[0].casefold() not in self._starts:
-            return None
-        exact, folded = self._names()
-        for spelling in (f"{TEMPLATES}/{name}", name):
-            found = exact.get(spelling)
-            if found is not None:
-                return found
-        for spelling in (f"{TEMPLATES}/{name}", name):
-            found = folded.get(spelling.casefold())
-            if found is not None:
-                return found
-        return None
-
-    def _item(self, path: str, name: str, *, bare: bool) -> Target | None:
-        """Find the one item that the last part of a path names."""
-        cuts = [at for at, sign in enumerate(name) if sign == "/"]
-        for cut in (*reversed(cuts[-8:]), *((-1,) if bare else ())):
-            place = self.place(name[:cut]) if cut >= 0 else self.document.top
-            if place is None:
-                continue
-            wanted = name[cut + 1 :]
-            item = _item_named(place, wanted)
-            if item is not None:
-                return Target(f"{self.document.address_of(())}:{path}", self.document, place, item)
-        return None
-
-
-def _item_named(place: Place, wanted: str) -> Item | None:
-    lists = list(lists_below(place))
-    if not wanted or sum(len(found.items) for found in lists) > _MOST_SEARCHED:
-        return None
-    folded: Item | None = None
-    for found in lists:
-        for item in found.items:
-            for name in (item.item_id, item.text):
-                if name is None or len(name) != len(wanted):
-                    continue
-                if joined(name) == wanted:
-                    return item
-                if folded is None and joined(name).casefold() == wanted.casefold():
-                    folded = item
-    return folded
-
-
-def path_index(document: Document) -> PathIndex:
-    """Return the path index of a document, made when first asked for."""
-    if document.paths is None:
-        document.paths = PathIndex(document)
-    return document.paths
 
 
 class AddressIndex:
@@ -256,16 +28,17 @@ class AddressIndex:
             root: AddressIndex([found for found in hidden if found.root == root], [])
             for root in {found.root for found in hidden}
         }
-        self._full = _Names()
-        self._short = _Names()
-        self._files = _Names()
-        self._tails: _Names | None = None
+        self._full = Names()
+        self._short = Names()
+        self._files = Names()
+        self._tails: Names | None = None
+        self._peers: dict[Profile, PeerNames] = {}
         self._folders = folders
         self._starts: dict[str, frozenset[str]] | None = None
         self._prefixes: dict[str, tuple[tuple[str, frozenset[str]], ...]] = {}
-        self._by_tail: list[_Entry] = []
+        self._by_tail: list[Entry] = []
         for folder in dict.fromkeys(folders):
-            entry: _Entry = (joined(folder), None, None, folder, folder.count("/") + 1)
+            entry: Entry = (joined(folder), None, None, folder, folder.count("/") + 1)
             self._full.add(entry)
             self._files.add(entry)
         for document in documents:
@@ -274,7 +47,7 @@ class AddressIndex:
     def _add_document(self, document: Document) -> None:
         address = joined(document.address)
         parts = document.address.count("/") + 1
-        whole: _Entry = (address, document, None, None, parts)
+        whole: Entry = (address, document, None, None, parts)
         self._full.add(whole)
         self._files.add(whole)
         if document.kind is Kind.TXT:
@@ -294,7 +67,7 @@ class AddressIndex:
         for key, place in branch.entries.items():
             name = joined(key)
             spelling = full + name
-            entry: _Entry = (spelling, document, place, None, parts)
+            entry: Entry = (spelling, document, place, None, parts)
             self._full.add(entry)
             is_below_hidden = is_hidden or key in NOTE_KEYS
             if not is_below_hidden:
@@ -304,10 +77,10 @@ class AddressIndex:
                 self._add_branch(document, place, f"{spelling}/", f"{short}{name}/", parts, is_hidden=is_below_hidden)
 
     @property
-    def tails(self) -> _Names:
+    def tails(self) -> Names:
         """Every tail of every address, made when a name needs level 4."""
         if self._tails is None:
-            tails = _Names()
+            tails = Names()
             for entry in self._by_tail:
                 spelling = entry[0]
                 tails.add(entry)
@@ -318,14 +91,24 @@ class AddressIndex:
             self._tails = tails
         return self._tails
 
-    def resolve(self, name: str, document: Document | None = None) -> Found | None:
+    def resolve(self, name: str, document: Document | None = None, profile: Profile = Profile.NATIVE) -> Found | None:
         """Find what ``__name__`` means, inside ``document`` if it stands in an item or inline template."""
-        found = self._resolve(joined(name), document)
-        if found is None:
-            found = self._resolve_suffixed(name, document)
-        found = found or self._resolve_item(name, document)
+        if profile is Profile.NATIVE:
+            found = self._resolve(joined(name), document)
+            if found is None:
+                found = self._resolve_suffixed(name, document)
+            found = found or self._resolve_item(name, document)
+        else:
+            found = self._peer_names(profile).resolve(name)
         own = self._own_hidden(document)
-        return found if found is not None or own is None else own.resolve(name, document)
+        return found if found is not None or own is None else own.resolve(name, document, profile)
+
+    def _peer_names(self, profile: Profile) -> PeerNames:
+        """Return the names as a peer spells them, made when a text of its profile asks first."""
+        found = self._peers.get(profile)
+        if found is None:
+            found = self._peers[profile] = PeerNames(self.documents, self._folders, profile)
+        return found
 
     def _own_hidden(self, document: Document | None) -> AddressIndex | None:
         """Return the index of what is hidden in a text's own root, None if nothing is."""
@@ -412,7 +195,7 @@ class AddressIndex:
             if found is None or found.target.document is None:
                 continue
             place = found.target.place or found.target.document.top
-            item = _item_named(place, spelling[cut + 1 :]) if place is not None else None
+            item = item_named(place, spelling[cut + 1 :]) if place is not None else None
             if item is not None:
                 address = f"{found.target.address}{'.' if found.target.place else ':'}{name[cut + 1 :]}"
                 return Found(Target(address, found.target.document, place, item), found.others)
@@ -450,7 +233,7 @@ class AddressIndex:
         """Return the names for "did you mean": file stems, addresses and the last keys."""
         names: dict[str, None] = {}
         for entry in self._by_tail:
-            names[_target(entry).address] = None
+            names[target_of(entry).address] = None
             names[entry[0].rpartition("/")[2]] = None
         return list(names)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from luna_engine.wildcards.diagnostics import Diagnostic
-    from luna_engine.wildcards.lookup import PathIndex
+    from luna_engine.wildcards.path_index import PathIndex
     from luna_engine.wildcards.rules.records import RuleFile
     from luna_engine.wildcards.syntax import Parsed
 

@@ -59,13 +59,13 @@ def parse(text: str, profile: Profile | str = Profile.NATIVE, *, comments: bool 
             0,
             len(text),
         )
-        return Parsed(text, (Text(0, len(text), text),), (finding,), cuts, original)
+        return Parsed(text, (Text(0, len(text), text),), (finding,), cuts, original, Profile(profile))
     reader = Reader(text, Profile(profile))
     with recursion_room():
         nodes = reader.read(0, len(text))
     findings = [*reader.findings, *_comment_hints(original, dropped, cuts)]
     findings.sort(key=lambda finding: finding.start)
-    return Parsed(text, nodes, tuple(findings), cuts, original)
+    return Parsed(text, nodes, tuple(findings), cuts, original, reader.profile)
 
 
 # A name beyond doubt (letters, digits, single underscores) in a text that holds nothing else of meaning.
@@ -163,7 +163,7 @@ class Reader:
             elif sign == "__":
                 made = self.wildcard(at, end, in_tag=in_tag)
             elif sign == "[":
-                made = self.bracket(at, end)
+                made = self.bracket(at, end) if self.native else ()
             elif sign == "{":
                 made = self.brace(at)
             elif self.has_commands and self.close.get(at + 1, end) < end:

@@ -12,8 +12,9 @@ from luna_engine.wildcards.model import TEMPLATES, Branch, ItemList, Kind, Place
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from luna_engine.wildcards.lookup import AddressIndex, Target
+    from luna_engine.wildcards.lookup import AddressIndex
     from luna_engine.wildcards.model import Item
+    from luna_engine.wildcards.names import Target
 
 _MICRO = 1_000_000
 
@@ -135,6 +136,8 @@ def target_lists(target: Target, index: AddressIndex, *, templates: bool) -> lis
         index: the library, for folders.
         templates: a file gives its templates if it has any (``{harbor}``), instead of everything else.
     """
+    if target.union:
+        return [found for part in target.union for found in target_lists(part, index, templates=templates)]
     if target.folder is not None:
         return [found for document in index.below_folder(target.folder) for found in lists_below(document.top)]
     document, place = target.document, target.place

@@ -12,6 +12,7 @@ from luna_engine.wildcards.diagnostics import Diagnostic, Severity
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.model import Content, Document, ItemList
 from luna_engine.wildcards.parser import MOST_CHARACTERS
+from luna_engine.wildcards.scan import item_without_comments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,11 +28,15 @@ _DOUBTFUL_START = re.compile(rb"\n(?:[\0-#]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2[\x8
 def read_txt(document: Document, data: bytes, *, can_weigh: bool = True) -> Content:
     """Return the content of a txt file: LF, CRLF and CR end a line and nothing else does.
 
-    Without ``can_weigh`` (the dynamicprompts profile) ``n::`` at the start of a line is text.
+    Without ``can_weigh`` (the dynamicprompts profile) ``n::`` at the start of a line is text, and comments behind the
+    text of a line go.
     """
     data, diagnostics = to_utf8(data, document.path)
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if not can_weigh and (b"#" in data or b"/" in data):
+        lines = data.decode("utf-8").split("\n")
+        data = "\n".join(line if line.startswith("#") else item_without_comments(line) for line in lines).encode()
     found = list(diagnostics)
     owner = ItemList(document, (), 1, 1)
     items = _find_items(owner, data, found, can_weigh=can_weigh)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.diagnostics import Severity, did_you_mean, near_names
-from luna_engine.wildcards.lookup import path_index
 from luna_engine.wildcards.model import Document, Kind
-from luna_engine.wildcards.syntax import Braces, Bracket, Text, Wildcard, children
+from luna_engine.wildcards.path_index import path_index
+from luna_engine.wildcards.syntax import Braces, Bracket, Profile, Text, Wildcard, children
 
 if TYPE_CHECKING:
-    from luna_engine.wildcards.lookup import Found, Target
     from luna_engine.wildcards.model import Item
+    from luna_engine.wildcards.names import Found, Target
     from luna_engine.wildcards.pools import Pool
     from luna_engine.wildcards.snapshot import Snapshot
     from luna_engine.wildcards.syntax import Node, Parsed, Prompt
@@ -166,21 +166,25 @@ def unknown_path(path: str, document: Document) -> Trouble:
     return Trouble("unknown-ref", f"{document.path} has no {path[:60]!r}", did_you_mean(near) or listing)
 
 
-def read_name(name: str, snapshot: Snapshot, document: Document | None) -> tuple[Target | None, tuple[Trouble, ...]]:
-    """Return what ``__name__`` means, or None and why not; answered once per snapshot and asking file."""
-    key = (name, id(document))
+def read_name(
+    name: str, snapshot: Snapshot, document: Document | None, profile: Profile = Profile.NATIVE
+) -> tuple[Target | None, tuple[Trouble, ...]]:
+    """Return what ``__name__`` means, or None and why not; answered once per snapshot, asking file and profile."""
+    key = (name, id(document), profile)
     known = snapshot.names.get(key)
     if known is None:
         if len(snapshot.names) > _MOST_REMEMBERED:
             snapshot.names.clear()
-        known = snapshot.names[key] = _read_name(name, snapshot, document)
+        known = snapshot.names[key] = _read_name(name, snapshot, document, profile)
     return known
 
 
-def _read_name(name: str, snapshot: Snapshot, document: Document | None) -> tuple[Target | None, tuple[Trouble, ...]]:
+def _read_name(
+    name: str, snapshot: Snapshot, document: Document | None, profile: Profile
+) -> tuple[Target | None, tuple[Trouble, ...]]:
     if leaves_library(name):
         return None, (escape_trouble(),)
-    found = snapshot.index.resolve(name, document)
+    found = snapshot.index.resolve(name, document, profile)
     if found is None:
         near = near_names(name, snapshot.index.names())
         hint = did_you_mean(near) or "check the name, or add the file"
@@ -204,7 +208,7 @@ def target_of_reference(
 ) -> tuple[Target | None, bool]:
     """Return what a reference names (no glob), and whether a whole file stands for its templates."""
     if isinstance(node, Wildcard):
-        return (None if "*" in node.name else read_name(node.name, snapshot, document)[0]), False
+        return (None if "*" in node.name else read_name(node.name, snapshot, document, parsed.profile)[0]), False
     if isinstance(node, Braces):
         meaning = read_braces(node, parsed, snapshot, document)
         return meaning.target, meaning.templates

@@ -51,6 +51,14 @@ def drop_comments(
     return "".join(pieces), tuple(cuts), () if is_dynamicprompts else tuple(lines)
 
 
+def item_without_comments(text: str) -> str:
+    """Return an item as dynamicprompts reads it: without comments, and without the blanks before one that ends it."""
+    if "#" not in text and "/" not in text:
+        return text
+    rest = drop_comments(text, is_dynamicprompts=True)[0]
+    return rest if rest == text else rest.rstrip(" \t")
+
+
 def _peer_comments(text: str, start: int) -> list[tuple[int, int]]:
     """Return the spans of comments as dynamicprompts writes them; what is never closed is text."""
     spans: list[tuple[int, int]] = []

@@ -11,8 +11,9 @@ from luna_engine.wildcards.compiled import Compiler
 from luna_engine.wildcards.diagnostics import Diagnostic, Severity, place_order
 from luna_engine.wildcards.globs import match_parts
 from luna_engine.wildcards.lines import Lines
-from luna_engine.wildcards.lookup import AddressIndex, Target, joined
+from luna_engine.wildcards.lookup import AddressIndex
 from luna_engine.wildcards.model import Kind
+from luna_engine.wildcards.names import Target, joined
 from luna_engine.wildcards.parser import is_plain, parse
 from luna_engine.wildcards.pools import Pool, pool_of_lists, target_lists
 from luna_engine.wildcards.references import read_braces, read_bracket, read_name
@@ -49,7 +50,7 @@ class Snapshot:
         self._rules: tuple[RuleSet | None] | None = None
         self._demands: tuple[RuleSet | None] | None = None
         self.compiler = Compiler(self)
-        self.names: dict[tuple[str, int], tuple[Target | None, tuple[Trouble, ...]]] = {}
+        self.names: dict[tuple[str, int, Profile], tuple[Target | None, tuple[Trouble, ...]]] = {}
         self.counts: dict[int, tuple[int, frozenset[str]]] = {}
 
     def document(self, root: int, path: str) -> Document | None:
@@ -94,7 +95,8 @@ class Snapshot:
 
     def pool(self, target: Target, *, templates: bool = False) -> Pool:
         """Return the pool a target draws from."""
-        key = (id(target.document), id(target.place), target.folder, target.stars, templates)
+        union = tuple((id(part.document), id(part.place)) for part in target.union)
+        key = (id(target.document), id(target.place), target.folder, target.stars, templates, union)
         found = self._pools.get(key)
         if found is None:
             lists = target_lists(target, self.index, templates=templates)
@@ -181,7 +183,7 @@ class Snapshot:
                 if "*" in node.name:
                     yield node, None, self.matching(node.name)
                 else:
-                    target, _ = read_name(node.name, self, home)
+                    target, _ = read_name(node.name, self, home, parsed.profile)
                     if target is not None:
                         yield node, target.document, _lists(target, self, templates=False)
             elif isinstance(node, Bracket) and home is not None and home.kind is not Kind.TXT:

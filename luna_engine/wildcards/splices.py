@@ -6,71 +6,30 @@ The edited text is read again and compared with what was intended; if it differs
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from luna_engine.errors import LunaError
+from luna_engine.wildcards.located_text import LocatedText, Spot
 from luna_engine.wildcards.model import Kind
-from luna_engine.wildcards.read_json import read_json
-from luna_engine.wildcards.tree_events import Mapping, Raw, RefusedFile, Scalar, Sequence, read_yaml
+from luna_engine.wildcards.shapes import as_list, changed, shape_of
+from luna_engine.wildcards.text_lines import LINE_END, add_lines, line_spans, written_line
+from luna_engine.wildcards.tree_events import Mapping, Raw, Scalar, Sequence
+from luna_engine.wildcards.written_scalars import written_key, written_scalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LINE_END = re.compile(r"\r\n|\r|\n|\Z")
-_PLAIN_KEY = re.compile(r"[^\W\d][\w .\-/]*\w|[^\W\d]")
 _TEXT_FIELDS = ("value", "text", "prompt")
 
 
-@dataclass(slots=True)
-class _Spot:
-    """A node, and the map entries that lead to it. ``missing`` are the keys nothing has yet."""
-
-    node: Raw
-    key: Scalar | None
-    missing: tuple[str, ...] = ()
-
-
-class FileText:
+class FileText(LocatedText):
     """The text of a YAML, JSON or txt file, and the edits it can take. Each edit returns the whole new text."""
-
-    def __init__(self, text: str, kind: Kind, file: str) -> None:
-        self.text = text
-        self.kind = kind
-        self.file = file
-        first = _LINE_END.search(text)
-        self.newline = first[0] if first and first[0] else "\n"
-        self.root = self._read(text)
-
-    def _read(self, text: str) -> Raw | None:
-        if self.kind is Kind.TXT:
-            return None
-        read = read_json if self.kind is Kind.JSON else read_yaml
-        try:
-            documents = read(text, self.file).documents
-        except RefusedFile as refused:
-            found = refused.diagnostic
-            raise self.error(found.code, found.message, "mend the file first", found.line, found.column) from refused
-        if len(documents) > 1:
-            raise self.error("edit-shape", "a file of several documents cannot be edited", "split it into files")
-        return documents[0] if documents else None
-
-    def error(
-        self, code: str, message: str, hint: str | None = None, line: int | None = None, column: int | None = None
-    ) -> LunaError:
-        """Return the error that tells why an edit is refused."""
-        return LunaError(code, message, hint, file=self.file, line=line, column=column)
-
-    def refuse(self, node: Raw, message: str, hint: str | None = None) -> LunaError:
-        """Return the error about a place that does not allow an edit."""
-        return self.error("edit-shape", message, hint, node.line + 1, node.column + 1)
 
     def count_items(self, keys: tuple[str, ...]) -> int:
         """Return the number of entries of a list as it is written."""
         if self.kind is Kind.TXT:
-            return len(self._lines())
-        spot = self._find(keys)
+            return len(line_spans(self.text))
+        spot = self.find(keys)
         if spot is None or spot.missing:
             return 0
         return len(spot.node.entries) if isinstance(spot.node, Sequence) else 1
@@ -86,11 +45,11 @@ class FileText:
             flow: write a new list in brackets instead of one item a line.
         """
         if self.kind is Kind.TXT:
-            return self._add_lines(items)
-        spot = self._find(keys)
+            return add_lines(self.text, items, self.newline, self.file)
+        spot = self.find(keys)
 
         def intended(shape: Any) -> Any:
-            return _changed(shape, keys, lambda found: [*_as_list(found), *items], make=True)
+            return changed(shape, keys, lambda found: [*as_list(found), *items], make=True)
 
         if spot is None:
             new = self._fill_empty_file(keys, items, flow=flow)
@@ -103,9 +62,9 @@ class FileText:
     def replace_item(self, keys: tuple[str, ...], index: int, item: str) -> str:
         """Replace the text of one item, weight included; quotes stay as they were where they can."""
         if self.kind is Kind.TXT:
-            start, end = self._lines()[index]
-            return self.text[:start] + self._line(item) + self.text[end:]
-        node, entry = self._entry(keys, index)
+            start, end = line_spans(self.text)[index]
+            return self.text[:start] + written_line(item, self.file) + self.text[end:]
+        node, entry = self.entry_at(keys, index)
         fields = {key.value: value for key, value in entry.entries} if isinstance(entry, Mapping) else {}
         name = next((name for name in _TEXT_FIELDS if isinstance(fields.get(name), Scalar)), None)
         target = fields[name] if name is not None else entry
@@ -117,7 +76,7 @@ class FileText:
             end = start + len(self.text[start:end].rstrip())
 
         def change(found: Any) -> Any:
-            made = _as_list(found)
+            made = as_list(found)
             old = made[index]
             made[index] = item
             if name is not None:
@@ -125,15 +84,15 @@ class FileText:
             return made if isinstance(node, Sequence) else made[0]
 
         new = self.text[:start] + written + self.text[end:]
-        return self._checked(new, lambda shape: _changed(shape, keys, change))
+        return self._checked(new, lambda shape: changed(shape, keys, change))
 
     def remove_items(self, keys: tuple[str, ...], indices: set[int]) -> str:
         """Remove items, each with its line; comment lines of their own stay."""
         if self.kind is Kind.TXT:
-            spans = [self._whole_line(start, end) for start, end in (self._lines()[at] for at in indices)]
+            spans = [self._whole_line(start, end) for start, end in (line_spans(self.text)[at] for at in indices)]
             return _without(self.text, spans)
-        node = self._list(keys)
-        self._check_indices(node, indices)
+        node = self.list_at(keys)
+        self.check_indices(node, indices)
         entries = [entry for at, entry in enumerate(node.entries) if at not in indices]
         if node.is_flow:
             new = self._flow_of(node, entries)
@@ -142,16 +101,16 @@ class FileText:
             new = _without(self.text, spans)
 
         def change(found: Any) -> Any:
-            return [entry for at, entry in enumerate(_as_list(found)) if at not in indices]
+            return [entry for at, entry in enumerate(as_list(found)) if at not in indices]
 
-        return self._checked(new, lambda shape: _changed(shape, keys, change))
+        return self._checked(new, lambda shape: changed(shape, keys, change))
 
     def move_item(self, keys: tuple[str, ...], index: int, to: int) -> str:
         """Move one item so that it stands at ``to``; comment lines of their own stay where they are."""
         if self.kind is Kind.TXT:
-            return self._permuted(self._lines(), index, to)
-        node = self._list(keys)
-        self._check_indices(node, {index, to})
+            return self._permuted(line_spans(self.text), index, to)
+        node = self.list_at(keys)
+        self.check_indices(node, {index, to})
         if node.is_flow:
             entries = list(node.entries)
             entries.insert(to, entries.pop(index))
@@ -160,18 +119,18 @@ class FileText:
             new = self._permuted([self._chunk(node, entry) for entry in node.entries], index, to)
 
         def change(found: Any) -> Any:
-            made = _as_list(found)
+            made = as_list(found)
             made.insert(to, made.pop(index))
             return made
 
-        return self._checked(new, lambda shape: _changed(shape, keys, change))
+        return self._checked(new, lambda shape: changed(shape, keys, change))
 
     def rename_key(self, keys: tuple[str, ...], name: str) -> str:
         """Rename the last of ``keys``."""
-        spot = self._find(keys) if keys else None
+        spot = self.find(keys) if keys else None
         if spot is None or spot.missing or spot.key is None:
             raise self.error("unknown-ref", f"{self.file} has no key {'.'.join(keys)!r}")
-        above = self._find(keys[:-1])
+        above = self.find(keys[:-1])
         if (
             above is not None
             and isinstance(above.node, Mapping)
@@ -184,55 +143,7 @@ class FileText:
         def change(found: Any) -> Any:
             return ("map", [(name if key == keys[-1] else key, value) for key, value in found[1]])
 
-        return self._checked(new, lambda shape: _changed(shape, keys[:-1], change))
-
-    # -- finding places
-
-    def _find(self, keys: tuple[str, ...]) -> _Spot | None:
-        """Follow keys as far as they exist; None in a file that holds nothing."""
-        if self.root is None:
-            return None
-        spot = _Spot(self.root, None)
-        for depth, wanted in enumerate(keys):
-            if not isinstance(spot.node, Mapping):
-                return _Spot(spot.node, spot.key, keys[depth:])
-            found = [(key, value) for key, value in spot.node.entries if key.value == wanted]
-            if len(found) > 1:
-                message = f"{wanted}: stands twice, first at line {found[0][0].line + 1}"
-                raise self.refuse(found[1][0], message, "rename one of the two first")
-            if not found:
-                return _Spot(spot.node, spot.key, keys[depth:])
-            key, value = found[0]
-            if not isinstance(value, Scalar) and value.start < key.start:
-                raise self.refuse(key, f"{wanted}: is an alias of line {value.line + 1}", "edit it there")
-            spot = _Spot(value, key)
-        return spot
-
-    def _list(self, keys: tuple[str, ...]) -> Sequence:
-        spot = self._find(keys)
-        if spot is None or spot.missing:
-            raise self.error("unknown-ref", f"{self.file} has no {'.'.join(keys)!r}")
-        if not isinstance(spot.node, Sequence):
-            raise self.refuse(spot.node, f"{'.'.join(keys) or self.file} is no list")
-        for entry in spot.node.entries:
-            if isinstance(entry, Sequence):
-                raise self.refuse(entry, "a list in a list cannot be edited", "write its items into the outer list")
-        return spot.node
-
-    def _entry(self, keys: tuple[str, ...], index: int) -> tuple[Raw, Raw]:
-        spot = self._find(keys)
-        if spot is not None and not spot.missing and isinstance(spot.node, Scalar) and index == 0:
-            return spot.node, spot.node
-        node = self._list(keys)
-        self._check_indices(node, {index})
-        return node, node.entries[index]
-
-    def _check_indices(self, node: Sequence, indices: set[int]) -> None:
-        if any(not 0 <= at < len(node.entries) for at in indices):
-            raise self.refuse(node, f"the list has {len(node.entries)} items")
-        starts = [entry.start for entry in node.entries]
-        if starts != sorted(starts) or (starts and starts[0] < node.start):
-            raise self.refuse(node, "the list holds aliases", "edit the items where they are written")
+        return self._checked(new, lambda shape: changed(shape, keys[:-1], change))
 
     # -- adding
 
@@ -257,7 +168,7 @@ class FileText:
             lines += (f"{' ' * inner}- {self._scalar(item, '')}" for item in items)
         return "".join(line + self.newline for line in lines)
 
-    def _add_key(self, spot: _Spot, items: list[str], *, flow: bool) -> str:
+    def _add_key(self, spot: Spot, items: list[str], *, flow: bool) -> str:
         node = spot.node
         if isinstance(node, Scalar) and node.is_absent and spot.key is not None:
             return self._below_key(spot.key, self._block(spot.missing, items, spot.key.column + 2, flow=flow))
@@ -272,7 +183,7 @@ class FileText:
         column = node.entries[0][0].column
         return self._behind(self._last_leaf(node), self._block(spot.missing, items, column, flow=flow))
 
-    def _extend(self, spot: _Spot, items: list[str], *, flow: bool) -> str:
+    def _extend(self, spot: Spot, items: list[str], *, flow: bool) -> str:
         node = spot.node
         if isinstance(node, Scalar) and node.is_absent and spot.key is not None:
             if flow:
@@ -313,13 +224,13 @@ class FileText:
 
     def _insert_line(self, at: int, block: str) -> str:
         """Insert whole lines behind the line that ends at ``at``."""
-        end = _LINE_END.match(self.text, at)
+        end = LINE_END.match(self.text, at)
         if end is None or not end[0]:
             return self.text[:at] + self.newline + block.removesuffix(self.newline) + self.text[at:]
         return self.text[: end.end()] + block + self.text[end.end() :]
 
     def _line_end(self, at: int) -> int:
-        found = _LINE_END.search(self.text, at)
+        found = LINE_END.search(self.text, at)
         return found.start() if found else len(self.text)
 
     def _last_leaf(self, node: Raw) -> Raw:
@@ -353,7 +264,7 @@ class FileText:
 
     def _whole_line(self, start: int, end: int) -> tuple[int, int]:
         """Return the span of whole lines; the last line of a file gives up the line break before it."""
-        found = _LINE_END.match(self.text, end)
+        found = LINE_END.match(self.text, end)
         begin = self._line_start(start)
         if found is not None and found[0]:
             return begin, found.end()
@@ -384,66 +295,11 @@ class FileText:
         written = gap.join(self.text[slice(*_extent(entry))] for entry in entries)
         return self.text[: first.start] + written + self.text[_extent(last)[1] :]
 
-    # -- txt
-
-    def _lines(self) -> list[tuple[int, int]]:
-        """Return the spans of the items of a txt file, without the blanks round them."""
-        spans: list[tuple[int, int]] = []
-        at = 0
-        while at < len(self.text):
-            found = _LINE_END.search(self.text, at)
-            end, stop = (found.start(), found.end()) if found else (len(self.text), len(self.text))
-            line = self.text[at:end]
-            if line.strip() and not line.startswith("#"):
-                begin = at + len(line) - len(line.lstrip())
-                spans.append((begin, begin + len(line.strip())))
-            at = stop if stop > at else len(self.text)
-        return spans
-
-    def _add_lines(self, items: list[str]) -> str:
-        text = self.text
-        if text and not text.endswith(("\n", "\r")):
-            text += self.newline
-        return text + "".join(self._line(item) + self.newline for item in items)
-
-    def _line(self, item: str) -> str:
-        if "\n" in item or "\r" in item or not item.strip() or item != item.strip():
-            raise self.error(
-                "edit-shape", f"{item[:40]!r} cannot be a line of a text file", "use a YAML file for blanks and breaks"
-            )
-        return f"\\{item}" if item.startswith("#") else item
-
-    # -- writing scalars
-
     def _key(self, name: str) -> str:
-        if self.kind is Kind.JSON:
-            return json.dumps(name, ensure_ascii=False)
-        return name if _PLAIN_KEY.fullmatch(name) else self._scalar(name, "'")
+        return written_key(name, self.kind)
 
     def _scalar(self, text: str, style: str, *, flow: bool = False) -> str:
-        """Return a text as a YAML or JSON scalar: plain if that reads back equal, else in quotes."""
-        if self.kind is Kind.JSON:
-            return json.dumps(text, ensure_ascii=False)
-        if style not in {"'", '"'} and self._reads_back(text, text, flow=flow):
-            return text
-        single = "'" + text.replace("'", "''") + "'"
-        if style != '"' and self._reads_back(single, text, flow=flow):
-            return single
-        return json.dumps(text, ensure_ascii=False)
-
-    @staticmethod
-    def _reads_back(written: str, text: str, *, flow: bool) -> bool:
-        if "\n" in written or "\r" in written:
-            return False
-        try:
-            documents = read_yaml(f"- [{written}, x]" if flow else f"- {written}", "").documents
-        except RefusedFile:
-            return False
-        outer = documents[0] if documents else None
-        entry = outer.entries[0] if isinstance(outer, Sequence) and outer.entries else None
-        if flow and isinstance(entry, Sequence):
-            entry = entry.entries[0] if len(entry.entries) == 2 else None
-        return isinstance(entry, Scalar) and entry.value == text and not entry.is_absent
+        return written_scalar(text, style, self.kind, flow=flow)
 
     # -- checking
 
@@ -453,12 +309,12 @@ class FileText:
         Raises:
             LunaError: ``edit-shape`` if it does not.
         """
-        before = _shape(self.root) if self.root is not None else None
+        before = shape_of(self.root) if self.root is not None else None
         try:
             after = FileText(new, self.kind, self.file).root
         except LunaError as error:
             raise self.error("edit-shape", f"the edit would break the file: {error.message}") from error
-        if (_shape(after) if after is not None else None) != intended(before):
+        if (shape_of(after) if after is not None else None) != intended(before):
             raise self.error("edit-shape", "the edit would change more than was asked for", "edit it by hand")
         return new
 
@@ -473,35 +329,6 @@ def _extent(node: Raw) -> tuple[int, int]:
 
 def _is_flow(node: Raw) -> bool:
     return not isinstance(node, Scalar) and node.is_flow
-
-
-def _shape(node: Raw) -> Any:
-    """Return what a node says, without how it is written."""
-    if isinstance(node, Scalar):
-        return [] if node.is_absent else node.value
-    if isinstance(node, Sequence):
-        return [_shape(entry) for entry in node.entries]
-    return ("map", [(key.value, _shape(value)) for key, value in node.entries])
-
-
-def _as_list(shape: Any) -> list[Any]:
-    if shape is None:
-        return []
-    return list(shape) if isinstance(shape, list) else [shape]
-
-
-def _changed(shape: Any, keys: tuple[str, ...], change: Callable[[Any], Any], *, make: bool = False) -> Any:
-    """Return a shape with one place changed; with ``make`` the keys to it are made."""
-    if not keys:
-        return change(shape)
-    entries = list(shape[1]) if isinstance(shape, tuple) else []
-    for at, (key, value) in enumerate(entries):
-        if key == keys[0]:
-            entries[at] = (key, _changed(value, keys[1:], change, make=make))
-            return ("map", entries)
-    if make:
-        entries.append((keys[0], _changed(None, keys[1:], change, make=True)))
-    return ("map", entries)
 
 
 def _without(text: str, spans: list[tuple[int, int]]) -> str:

@@ -245,7 +245,8 @@ Node = (
 class Parsed:
     """A text that was read: what is left of it after BOM and comment lines, its nodes, its problems.
 
-    ``cuts`` holds (offset in ``text``, offset in the original) pairs where something was dropped before.
+    ``cuts`` holds (offset in ``text``, offset in the original) pairs where something was dropped before. ``profile``
+    is the dialect that names in it are looked up by.
     """
 
     text: str
@@ -253,6 +254,7 @@ class Parsed:
     findings: tuple[Finding, ...] = ()
     cuts: tuple[tuple[int, int], ...] = ()
     original: str = field(default="", repr=False)
+    profile: Profile = Profile.NATIVE
 
     def source_offset(self, offset: int) -> int:
         """Return the offset in the original text for one in ``text``."""

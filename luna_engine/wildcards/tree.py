@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from luna_engine.wildcards.counting import Counter, NeedsWalkError
-from luna_engine.wildcards.lookup import Target
 from luna_engine.wildcards.model import NOTE_KEYS, Branch, Kind, Place, lists_below
+from luna_engine.wildcards.names import Target
 from luna_engine.wildcards.recursion import recursion_room
 
 if TYPE_CHECKING:

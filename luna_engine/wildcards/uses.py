@@ -16,8 +16,8 @@ from luna_engine.wildcards.reports import place_of
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Document, Item
+    from luna_engine.wildcards.names import Target
     from luna_engine.wildcards.snapshot import Snapshot
     from luna_engine.wildcards.syntax import Parsed
 

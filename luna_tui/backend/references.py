@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from luna_engine.wildcards.lookup import Target
     from luna_engine.wildcards.model import Document
+    from luna_engine.wildcards.names import Target
     from luna_engine.wildcards.snapshot import Snapshot
 
 _MOST_LINE = 4_000  # longer lines are looked at round the cursor only

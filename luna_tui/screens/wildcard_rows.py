@@ -127,11 +127,14 @@ def reference_to(address: str, home: str | None, profile: str) -> str:
     Args:
         address: ``folder/file:key.key``, or a file or folder.
         home: the address of the file it is written into, None for a prompt.
-        profile: a template of the two peers knows ``__…__`` alone.
+        profile: a template of the two peers knows ``__…__`` alone, there a file of keys has no name of its own.
     """
     file, colon, path = address.partition(":")
     if home is not None and colon and file == home:
         return f"[{path}]"
     if profile == "native":
         return f"{{{address}}}"
-    return f"__{file}{'/' if colon else ''}{path.replace('.', '/')}__"
+    if not colon:
+        return f"__{file}__"
+    folder = file.rpartition("/")[0] if profile == "dynamicprompts" else ""
+    return f"__{folder}{'/' if folder else ''}{path.replace('.', '/')}__"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from luna_engine.wildcards.lookup import path_index
 from luna_engine.wildcards.model import Kind
 from luna_engine.wildcards.parser import is_plain, parse
+from luna_engine.wildcards.path_index import path_index
+from luna_engine.wildcards.scan import item_without_comments
 from luna_engine.wildcards.syntax import Argument, Bracket, Option, Profile, Prompt, Text
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def differing_profiles(item: Item, document: Document, profiles: Sequence[Profil
 
 def parse_peer(text: str, profile: Profile) -> tuple[Node, ...]:
     """Return the nodes of an item as a peer's pack means them."""
-    return parse(text, profile, comments=profile is Profile.DYNAMICPROMPTS).nodes
+    read = item_without_comments(text) if profile is Profile.DYNAMICPROMPTS else text
+    return parse(read, profile, comments=False).nodes
 
 
 def _shapes(nodes: tuple[Node, ...], document: Document) -> _Shape:

@@ -27,8 +27,8 @@ from luna_engine.wildcards.importing.records import (
 from luna_engine.wildcards.importing.similar import MOST_TEXTS, near_pairs
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.lint import lint
-from luna_engine.wildcards.lookup import joined
 from luna_engine.wildcards.model import NOTE_KEYS, Document, ItemList
+from luna_engine.wildcards.names import joined
 from luna_engine.wildcards.sameness import evened, list_digest
 from luna_engine.wildcards.scan import is_name
 from luna_engine.wildcards.snapshot import Snapshot

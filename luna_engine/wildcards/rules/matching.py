@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.linking import covers
-from luna_engine.wildcards.lookup import joined
+from luna_engine.wildcards.names import joined
 
 if TYPE_CHECKING:
-    from luna_engine.wildcards.lookup import AddressIndex, Target
+    from luna_engine.wildcards.lookup import AddressIndex
     from luna_engine.wildcards.model import Document, Item, ItemList
+    from luna_engine.wildcards.names import Target
     from luna_engine.wildcards.rules.records import Entry
 
 _WORD = re.compile("[\\w'\u2019-]+")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from luna_engine.wildcards.lines import Lines
 from luna_engine.wildcards.linking import covers
-from luna_engine.wildcards.lookup import joined
 from luna_engine.wildcards.model import Branch, Item, ItemList, lists_below
+from luna_engine.wildcards.names import joined
 from luna_engine.wildcards.rules.matching import Needle, blob, item_address, list_address, resolve_path
 
 if TYPE_CHECKING:

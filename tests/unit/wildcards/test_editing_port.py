@@ -184,7 +184,10 @@ def test_a_files_own_path_in_brackets_leads_into_the_file(port: LocalWildcards, 
         ("coast/harbor:boats.tall", "coast/mood", "native", "{coast/harbor:boats.tall}"),
         ("coast/harbor:boats.tall", None, "native", "{coast/harbor:boats.tall}"),
         ("coast/harbor", "coast/harbor", "native", "{coast/harbor}"),
-        ("coast/harbor:boats.tall", None, "impact", "__coast/harbor/boats/tall__"),
+        ("coast/harbor:boats.tall", None, "impact", "__boats/tall__"),
+        ("coast/harbor:boats.tall", None, "dynamicprompts", "__coast/boats/tall__"),
+        ("mood:calm", None, "dynamicprompts", "__calm__"),
+        ("coast/mood", None, "impact", "__coast/mood__"),
     ],
 )
 def test_a_reference_is_written_in_the_form_that_fits(
