@@ -196,7 +196,7 @@ class WildcardTexts:
 
     def __init__(self, text: str) -> None:
         made = FileText(text, Kind.YAML, "pack.yaml")
-        self.node = made._list(("boats", "small"))
+        self.node = made.list_at(("boats", "small"))
 
     def small(self) -> list[str]:
         return [getattr(entry, "value", "") for entry in self.node.entries]
