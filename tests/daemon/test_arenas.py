@@ -1,6 +1,6 @@
 """Tensors that stay on a card, against a real daemon: the card is made of pages, all else is the product's.
 
-The driver's own calls are in tests/gpu; what they promise is in `tests.contract.device_memory`.
+The driver's own calls (`luna_daemon.cuda_memory`) are not tested here: they need a card.
 """
 
 from __future__ import annotations
