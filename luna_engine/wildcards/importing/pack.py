@@ -161,7 +161,7 @@ def _zip_members(source: Path, pack: Pack) -> Iterator[PackFile]:
                 _refuse_size(source)
             for member in members:
                 yield from _zip_member(archive, member, pack)
-    except (zipfile.BadZipFile, OSError, struct.error, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, struct.error, ValueError) as error:
         raise InputFileError(
             "file-damaged", f"{source.name} is no zip archive that can be read: {error}", None, file=str(source)
         ) from error
