@@ -122,6 +122,10 @@ class ModelSet(Protocol):
     def place(self) -> Place:
         """Where the weights are now."""
 
+    @property
+    def shares_rows(self) -> bool:
+        """Whether prompts of several requests gain anything from being encoded in one call."""
+
     def encode(
         self, items: Sequence[EncodeItem], check: Callable[[], None], row_cap: int | None = None
     ) -> list[Encoded]:
@@ -176,10 +180,6 @@ class ModelBackend(Protocol):
         """The LoRAs and merged copies of all its sets."""
 
     @property
-    def builds_on_device(self) -> bool:
-        """Whether `load` must run on the device's thread, because it shares state with what runs there."""
-
-    @property
     def reads_any(self) -> bool:
         """Whether it takes files of architectures that Luna does not know, whole."""
 
@@ -197,7 +197,7 @@ class ModelBackend(Protocol):
         """Return the bytes that the weights of a set will hold, from its files' headers."""
 
     def load(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:
-        """Build the set.
+        """Build the set, beside what runs on the device; where there is a card, in host memory.
 
         Args:
             family: ``sd15``, ``sdxl``, …

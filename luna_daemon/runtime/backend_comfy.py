@@ -1,7 +1,8 @@
 """The comfy backend: whatever the user's ComfyUI checkout can load, computed by its own classes.
 
-Requests run one prompt at a time through ComfyUI's own encode, so the numbers are those of that ComfyUI, bit for bit.
-Its memory management is asked for whole loads and detaches only; where a set is decides `residency.py`.
+Every prompt goes through ComfyUI's own encode; what its encoders compute for several is run together where that is
+known (`comfy_rows.py`). Its memory management is asked for whole loads and detaches only; where a set is decides
+`residency.py`.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
 class ComfySet:
     """A loaded set of the comfy backend (see `luna_daemon.runtime.backend.ModelSet`)."""
 
-    def __init__(self, family: str, text: TextEncoders | None, vae: ComfyVae | None) -> None:
+    def __init__(self, family: str, text: TextEncoders | None, vae: ComfyVae | None, device: torch.device) -> None:
         self._is_partial = family in FAMILIES and FAMILIES[family].is_partial
         self._text = text
         self._vae = vae
-        self._place = Place.DEVICE
+        self._place = Place.DEVICE if device.type == "cpu" else Place.HOST  # built on the CPU, beside what runs
 
     @property
     def encoders(self) -> Mapping[str, EncoderFacts]:
@@ -59,14 +60,14 @@ class ComfySet:
         """Where the weights are."""
         return self._place
 
-    def encode(
-        self,
-        items: Sequence[EncodeItem],
-        check: Check,
-        row_cap: int | None = None,  # noqa: ARG002 - one prompt is the least
-    ) -> list[Encoded]:
-        """Encode the prompts in order, each by itself."""
-        return self._require_text().encode(items, check, is_partial=self._is_partial)
+    @property
+    def shares_rows(self) -> bool:
+        """Whether its encoders are of ComfyUI's common class."""
+        return self._text is not None and self._text.shares_rows
+
+    def encode(self, items: Sequence[EncodeItem], check: Check, row_cap: int | None = None) -> list[Encoded]:
+        """Encode the prompts in order."""
+        return self._require_text().encode(items, check, row_cap, is_partial=self._is_partial)
 
     def find_loras(self, item: EncodeItem) -> Recipe:
         """Find and judge a prompt's LoRAs; see the protocol for errors."""
@@ -135,7 +136,6 @@ class ComfyBackend:
     """Builds sets with the user's ComfyUI (see `luna_daemon.runtime.backend.ModelBackend`)."""
 
     name = "comfy"
-    builds_on_device = True  # ComfyUI's own record of loaded models is not for two threads
     reads_any = True
 
     def __init__(self, comfy: Comfy, device: torch.device) -> None:
@@ -189,4 +189,5 @@ class ComfyBackend:
             family,
             None if encoders is None else TextEncoders(encoders, self._comfy, self.loras),
             None if vae is None else ComfyVae(vae, self._comfy),
+            self._device,
         )

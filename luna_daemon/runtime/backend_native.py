@@ -47,6 +47,8 @@ DTYPES: Mapping[str, torch.dtype] = {
 class NativeSet:
     """A loaded set of the native backend (see `luna_daemon.runtime.backend.ModelSet`)."""
 
+    shares_rows = True
+
     def __init__(
         self,
         family: str,
@@ -154,7 +156,6 @@ class NativeBackend:
     """
 
     name = "native"
-    builds_on_device = False
     reads_any = False
 
     def __init__(self, device: torch.device, loras: LoraShelf | None = None) -> None:

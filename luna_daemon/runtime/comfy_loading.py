@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import threading
 from typing import TYPE_CHECKING, Any
 
 from luna_daemon.runtime import encoder_files
@@ -47,7 +48,8 @@ def load_text(
             "model-unsupported", f"ComfyUI {comfy.version} knows no text encoders of {family}", "update ComfyUI"
         )
     stored = [_state(comfy, role, part, check) for role, part in parts.items()]
-    places = {"load_device": device, "offload_device": comfy.management.text_encoder_offload_device()}
+    host = comfy.management.text_encoder_offload_device()
+    places = {"load_device": device, "offload_device": host, "initial_device": host}
     with _complaints():
         clip = comfy.sd.load_text_encoder_state_dicts(
             state_dicts=stored, embedding_directory=None, clip_type=kind, model_options=places
@@ -104,9 +106,12 @@ class _Listener(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.missing: list[str] = []
+        self._thread = threading.get_ident()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note what is missing."""
+        """Note what is missing; what other threads say is not about this model."""
+        if threading.get_ident() != self._thread:
+            return
         said = record.getMessage()
         begun = next((begin for begin in _MISSING if said.startswith(begin)), None)
         if begun is not None:

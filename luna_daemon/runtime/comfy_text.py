@@ -1,9 +1,11 @@
-"""ComfyUI's text encoders as a set uses them: one prompt at a time through ComfyUI's own encode, options set anew."""
+"""ComfyUI's text encoders as a set uses them: every prompt through ComfyUI's own encode, its options set anew.
+
+What the encoders compute for several prompts is run together (`comfy_rows.py`), but for exact ones.
+"""
 
 from __future__ import annotations
 
 import collections
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,16 +13,18 @@ import torch
 from luna_daemon.model_messages import EncoderFacts
 from luna_daemon.runtime import comfy_loading
 from luna_daemon.runtime.backend import Encoded, EncoderInput, Row
+from luna_daemon.runtime.comfy_rows import RowSharing
 from luna_daemon.runtime.set_loras import SetLoras
 from luna_daemon.runtime.side_path import find_slots
 from luna_daemon.runtime.watched import Watched
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from luna_daemon.runtime.backend import EncodeItem
     from luna_daemon.runtime.checkout import Comfy
+    from luna_daemon.runtime.comfy_rows import ForeseenRow, RowState
     from luna_daemon.runtime.set_loras import LoraPlan, LoraShelf
     from luna_daemon.runtime.side_path import Slot
 
@@ -41,15 +45,21 @@ class TextEncoders:
         self.facts = {role: _encoder_facts(module) for role, module in self.modules.items()}
         learned = {role: _positions(module) for role, module in self.modules.items()}
         self._positions = {role: count for role, count in learned.items() if count is not None}
-        self.loras = SetLoras({role: _slots(self.model, module) for role, module in self.modules.items()}, {}, shelf)
+        encoding = {role: module for role, module in self.modules.items() if hasattr(module, "encode")}
+        self.loras = SetLoras({role: _slots(self.model, module) for role, module in encoding.items()}, {}, shelf)
         self._watched = Watched(self.model)
+        self._sharing = RowSharing(encoding, comfy)
+        self.shares_rows = self._sharing.has_any
 
-    def encode(self, items: Sequence[EncodeItem], check: Check, *, is_partial: bool) -> list[Encoded]:
-        """Encode prompts, one after the other.
+    def encode(
+        self, items: Sequence[EncodeItem], check: Check, row_cap: int | None, *, is_partial: bool
+    ) -> list[Encoded]:
+        """Encode prompts.
 
         Args:
             items: the prompts.
             check: raises on cancel or deadline.
+            row_cap: rows at most in one forward; None is no limit.
             is_partial: whether the family does without CLIP encoders that a prompt has no tokens for.
 
         Raises:
@@ -57,26 +67,52 @@ class TextEncoders:
         """
         for item in items:
             _require_roles(item, self.facts)
+            _require_layers(item, self.facts)
             _require_lengths(item, self._positions, is_partial=is_partial)
         loras = self.loras.plan(items)
-        return [self._encode(item, index, loras, check) for index, item in enumerate(items)]
+        tokens = [_tokens(item) for item in items]
+        self.load()
+        with self._watched.by(check):
+            states = self._run_together(items, tokens, loras, check, row_cap)
+            return [self._encode(item, index, tokens[index], loras, states) for index, item in enumerate(items)]
 
-    def _encode(self, item: EncodeItem, index: int, loras: LoraPlan, check: Check) -> Encoded:
-        """Encode one prompt as ComfyUI would, with its options set anew."""
+    def _run_together(
+        self,
+        items: Sequence[EncodeItem],
+        tokens: Sequence[Mapping[str, Any]],
+        loras: LoraPlan,
+        check: Check,
+        row_cap: int | None,
+    ) -> dict[Hashable, RowState]:
+        """Run the rows of several prompts; an exact prompt, and one that is alone, is run as ComfyUI would."""
+        if len(items) == 1 or any(item.is_exact for item in items):
+            return {}
+        rows: list[ForeseenRow] = []
+        for index, item in enumerate(items):
+            self._set_options(item)
+            rows += self._sharing.foresee(item, index, tokens[index], self._sharing.options())
+        return self._sharing.run(rows, loras, row_cap or max(1, len(rows)), check)
+
+    def _set_options(self, item: EncodeItem) -> None:
         self.model.reset_clip_options()
         for role, layer in item.layers.items():
             self.modules[role].set_clip_options({"layer": layer})
         if not item.projected:
             self.model.set_clip_options({"projected_pooled": False})
-        self.load()
         # Said last, as ComfyUI does: it is then that a layer beyond an encoder's last falls back to its default.
         self.model.set_clip_options({"execution_device": self._clip.patcher.load_device})
-        tokens: dict[str, Any] = collections.defaultdict(list)
-        tokens.update({role: _token_rows(given) for role, given in item.encoders.items()})
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(self._watched.by(check))
-            for role in self.modules:
-                stack.enter_context(loras.rows(role, [index] * _row_count(item.encoders.get(role))))
+
+    def _encode(
+        self,
+        item: EncodeItem,
+        index: int,
+        tokens: Mapping[str, Any],
+        loras: LoraPlan,
+        states: Mapping[Hashable, RowState],
+    ) -> Encoded:
+        """Encode one prompt as ComfyUI would, with its options set anew."""
+        self._set_options(item)
+        with self._sharing.fed(item, index, states, loras):
             cond, pooled, *more = self.model.encode_token_weights(tokens)
         return Encoded(
             cond.float().cpu(),
@@ -113,13 +149,6 @@ def _slots(model: torch.nn.Module, module: torch.nn.Module) -> dict[str, Slot]:
     return {f"{name}.{inner}": slot for inner, slot in find_slots(module, torch.float32)}
 
 
-def _row_count(given: EncoderInput | None) -> int:
-    """Return the rows of a prompt in one encoder: its chunks, and the empty row if it is weighted or has none."""
-    rows = () if given is None else given.rows
-    is_weighted = any(weight != 1.0 for row in rows for weight in row.weights)
-    return len(rows) + int(is_weighted or not rows)
-
-
 def _require_roles(item: EncodeItem, facts: Mapping[str, EncoderFacts]) -> None:
     unknown = sorted((set(item.encoders) | set(item.layers)) - set(facts))
     if unknown:
@@ -128,6 +157,17 @@ def _require_roles(item: EncodeItem, facts: Mapping[str, EncoderFacts]) -> None:
             f"the set has no text encoder {unknown[0]!r}; it has {', '.join(sorted(facts))}",
             "tokenise with the tokenizer of the set's own family",
         )
+
+
+def _require_layers(item: EncodeItem, facts: Mapping[str, EncoderFacts]) -> None:
+    """Check that layers counted from the front exist; ComfyUI takes the number of layers for a layer and fails."""
+    for role, layer in item.layers.items():
+        if layer == facts[role].layers:
+            raise DaemonError(
+                "request-invalid",
+                f"layer {layer} does not exist: counted from the front, the last is {layer - 1}",
+                "use -1 for the last layer",
+            )
 
 
 def _require_lengths(item: EncodeItem, positions: Mapping[str, int], *, is_partial: bool) -> None:
@@ -151,6 +191,13 @@ def _positions(module: Any) -> int | None:
     embeddings = getattr(getattr(module.transformer, "text_model", None), "embeddings", None)
     table = getattr(embeddings, "position_embedding", None)
     return None if table is None else int(table.weight.shape[0])
+
+
+def _tokens(item: EncodeItem) -> dict[str, Any]:
+    """Return a prompt's tokens as ComfyUI's tokenizers make them; an encoder that it has none for reads no rows."""
+    tokens: dict[str, Any] = collections.defaultdict(list)
+    tokens.update({role: _token_rows(given) for role, given in item.encoders.items()})
+    return tokens
 
 
 def _token_rows(given: EncoderInput) -> list[list[tuple[Any, float]]]:

@@ -93,7 +93,8 @@ class Encoding:
         inputs = [(role, given) for one in self.missing() for role, given in one.item.encoders.items()]
         shape = frozenset((role, len(row.ids)) for role, given in inputs for row in given.rows)
         self.rows = sum(len(given.rows) for _, given in inputs)
-        self.key: Hashable | None = None if is_exact else (held.id, shape)
+        is_alone = is_exact or (held.loaded is not None and not held.loaded.shares_rows)
+        self.key: Hashable | None = None if is_alone else (held.id, shape)
         widths = {role: facts.width for role, facts in held.facts.encoders.items()}
         self.row_bytes = max((_STATES * length * widths[role] for role, length in shape), default=0)
 

@@ -124,7 +124,9 @@ class Engine:
         from luna_daemon.runtime.choice import choose_backend
 
         on_phase("choosing the backend", None)
-        backend, self._backend_reason = choose_backend(self._options.backend, self._options.comfyui, device)
+        backend, self._backend_reason = choose_backend(
+            self._options.backend, self._options.comfyui, device, self._on_device
+        )
         _log.info("backend %s: %s", backend.name, self._backend_reason)
         return backend
 

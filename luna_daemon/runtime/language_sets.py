@@ -30,6 +30,8 @@ class LanguageSet:
         device: where it computes.
     """
 
+    shares_rows = False
+
     def __init__(self, language: LanguageModel, device: torch.device) -> None:
         self.language = language
         self._device = device

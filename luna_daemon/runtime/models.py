@@ -96,7 +96,7 @@ class ModelStore:
                 return LoadResult(known)
             needed = self.backend.needed_bytes(opened, resolved)
             evicted = self._room_for(needed, known)
-            model = self._build(family, opened, resolved, check)
+            model = self.backend.load(family, opened, resolved, check)
         sizes = model.part_bytes()
         parts = tuple(PartStatus(one.role, one.id, contents[one.role], sizes[one.role]) for one in wanted)
         facts = SetFacts(dict(model.encoders), model.vae, tuple(model.names()))
@@ -125,8 +125,8 @@ class ModelStore:
             )
 
     def _room_for(self, needed_bytes: int, keep: HeldSet | None) -> tuple[str, ...]:
-        """Make room before anything is read, where what is built is on the device at once."""
-        if self.residency.has_card and not self.backend.builds_on_device:
+        """Make room before anything is read, where host memory is the device."""
+        if self.residency.has_card:
             return ()  # it is built in host memory and makes its room when it moves
         made: tuple[str, ...] = self.on_device(lambda: self.residency.make_room(self.sets.values(), needed_bytes, keep))
         return made
@@ -159,12 +159,6 @@ class ModelStore:
         evicted += self.on_device(lambda: self._publish(held, model))
         trim_heap()  # what reading took
         return LoadResult(held, evicted)
-
-    def _build(self, family: str, parts: Mapping[str, Part], precision: str, check: Callable[[], None]) -> ModelSet:
-        if not self.backend.builds_on_device:
-            return self.backend.load(family, parts, precision, check)
-        built: ModelSet = self.on_device(lambda: self.backend.load(family, parts, precision, check))
-        return built
 
     def _publish(self, held: HeldSet, model: ModelSet) -> tuple[str, ...]:
         evicted: tuple[str, ...] = ()

@@ -5,8 +5,12 @@ Run by `test_comfy_backend.py` in ComfyUI's interpreter; pytest does not find it
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import itertools
 import os
+import queue
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +29,12 @@ from luna_daemon.runtime.uploads import UploadStore
 from luna_engine.errors import DaemonError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from luna_daemon.runtime.backend import ModelBackend
 
 CPU = torch.device("cpu")
+DEADLINE_S = 120.0
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +52,12 @@ def comfy(backend: ModelBackend) -> Comfy:
 @pytest.fixture
 def store(backend: ModelBackend, tmp_path: Path) -> ModelStore:
     return ModelStore(backend, ModelFiles({"root": tmp_path}), UploadStore(), Residency(CPU, CPU))
+
+
+@pytest.fixture
+def own_thread_again() -> Iterator[None]:
+    yield
+    Comfy(Path(os.environ["COMFYUI_PATH"]), CPU)
 
 
 def random_weights(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -108,6 +119,47 @@ def test_a_role_that_the_file_is_not_for_is_refused(store: ModelStore, model_roo
     with pytest.raises(DaemonError) as caught:
         load(store, "wan", "vae", model_root / "clip/l.safetensors")
     assert caught.value.code == "wrong-type"
+
+
+@pytest.mark.usefixtures("own_thread_again")
+def test_a_request_is_answered_in_the_middle_of_a_load(backend: ModelBackend, model_root: Path, tmp_path: Path) -> None:
+    """The loader stands still while it builds until the device's thread, this one, has encoded a prompt.
+
+    The file was hashed by the first load, so that the second's checks are those of the backend.
+    """
+    calls: queue.Queue[tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = queue.Queue()
+    is_reading, may_go_on = threading.Event(), threading.Event()
+
+    def on_device(work: Callable[[], Any]) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            return work()
+        asked: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        calls.put((work, asked))
+        return asked.result(DEADLINE_S)
+
+    def check() -> None:
+        is_reading.set()
+        assert may_go_on.wait(DEADLINE_S)
+
+    held = ModelStore(backend, ModelFiles({"root": tmp_path}), UploadStore(), Residency(CPU, CPU))
+    model = load(held, "sd15", "l", model_root / "clip/l.safetensors")
+    store = ModelStore(backend, ModelFiles({"root": tmp_path}), UploadStore(), Residency(CPU, CPU), on_device=on_device)
+    wanted = [WantedPart(role, model_root / "checkpoints/parts.safetensors", "root/parts") for role in ("l", "vae")]
+    Comfy(Path(os.environ["COMFYUI_PATH"]), CPU, on_device)
+    with concurrent.futures.ThreadPoolExecutor(1) as loader:
+        loading = loader.submit(store.load, "sd15", wanted, "fp32", check)
+        assert is_reading.wait(DEADLINE_S)
+        (found,) = model.encode([EncodeItem(model.tokenize("a cat"))], lambda: None)
+        assert not loading.done()
+        may_go_on.set()
+        while not loading.done():
+            with contextlib.suppress(queue.Empty):
+                work, asked = calls.get(timeout=0.05)
+                asked.set_result(work())
+    made = loading.result().held.model
+    with torch.inference_mode():
+        (again,) = made.encode([EncodeItem(made.tokenize("a cat"))], lambda: None)
+    assert torch.equal(again.cond, found.cond)
 
 
 def test_running_out_of_memory_is_told_and_not_turned_into_tiles(store: ModelStore, model_root: Path) -> None:

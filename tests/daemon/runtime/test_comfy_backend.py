@@ -24,7 +24,13 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 @pytest.mark.parametrize(
-    ("name", "at_least"), [("test_backend_contract.py", 20), ("test_comfy_parity.py", 9), ("inside_comfyui.py", 3)]
+    ("name", "at_least"),
+    [
+        ("test_backend_contract.py", 20),
+        ("test_comfy_parity.py", 9),
+        ("inside_comfyui.py", 4),
+        ("inside_comfyui_rows.py", 24),
+    ],
 )
 def test_inside_comfyuis_interpreter(name: str, at_least: int) -> None:
     if not os.environ.get("COMFYUI_PATH"):
