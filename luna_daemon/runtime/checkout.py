@@ -76,7 +76,6 @@ class Comfy:
         flags = importlib.import_module("comfy.cli_args").args
         flags.cpu = device.type == "cpu"
         self.sd: Any = importlib.import_module("comfy.sd")
-        self.sd1_clip: Any = importlib.import_module("comfy.sd1_clip")
         self.utils: Any = importlib.import_module("comfy.utils")
         self.management: Any = importlib.import_module("comfy.model_management")
         found = Path(self.sd.__file__ or "").resolve()
@@ -84,6 +83,7 @@ class Comfy:
             raise DaemonError(
                 "settings-invalid", "another package called comfy hides the checkout", "remove it from this interpreter"
             )
+        self.sd1_clip: Any = importlib.import_module("comfy.sd1_clip")
         self.version: str = getattr(importlib.import_module("comfyui_version"), "__version__", "unknown")
         _keep_record_on_this_thread(self.management, on_device)
 
