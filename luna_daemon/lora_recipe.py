@@ -57,6 +57,11 @@ class RecordedLora:
         return LoraUse(self.hash, self.strength, self.strength_model)
 
     @property
+    def targets(self) -> frozenset[str]:
+        """Return the weights that it changes."""
+        return frozenset(patch.target for patch in self.patches)
+
+    @property
     def nbytes(self) -> int:
         """Return the bytes that it keeps in memory here."""
         return sum(patch.nbytes for patch in self.patches)
@@ -79,11 +84,30 @@ def record(
         DaemonError: ``patch-unsupported`` for one that a daemon does not apply.
     """
     hits = [key for key in patches if _name(key) in names]
-    read = tuple(_read(key, patches[key]) for key in hits)
+    read = tuple(_read(key, patches[key], names) for key in hits)
     changes = strengths != (0.0, 1.0) or any(patch.kind == "set" for patch in read)
     if not read or not changes:
         return hits, None
     return hits, RecordedLora(content_hash(read), read, *strengths)
+
+
+def append(recipe: tuple[RecordedLora, ...], added: RecordedLora) -> tuple[RecordedLora, ...]:
+    """Add a record at the end of a recipe.
+
+    Nodes that scale weights add one patch for each of them, and a request takes few LoRAs. What only scales joins an
+    earlier record that scales by as much, if no weight in it or behind it is changed by both: then order is no matter.
+    """
+    if added.strength != 0.0:
+        return (*recipe, added)
+    for index in range(len(recipe) - 1, -1, -1):
+        earlier = recipe[index]
+        if earlier.targets & added.targets:
+            break
+        if (earlier.strength, earlier.strength_model) == (added.strength, added.strength_model):
+            patches = (*earlier.patches, *added.patches)
+            joined = RecordedLora(content_hash(patches), patches, added.strength, added.strength_model)
+            return (*recipe[:index], joined, *recipe[index + 1 :])
+    return (*recipe, added)
 
 
 def _name(key: Any) -> str:
@@ -91,7 +115,7 @@ def _name(key: Any) -> str:
     return found
 
 
-def _read(key: Any, value: Any) -> Patch:
+def _read(key: Any, value: Any, names: Mapping[str, Any]) -> Patch:
     name = _name(key)
     part = None if isinstance(key, str) else tuple(key[1]) if key[1] is not None else None
     if not isinstance(key, str) and len(key) > 2 and key[2] is not None:
@@ -105,7 +129,21 @@ def _read(key: Any, value: Any) -> Patch:
     if odd:
         raise _unsupported(name, f"it has {min(odd)}, which convolutions have and no text encoder")
     alpha = given.pop("alpha", None)
+    if kind == "diff" and not given:
+        kind, given = _nothing(names[name]["shape"], part)
     return Patch(name, kind, given, None if alpha is None else float(alpha), part)
+
+
+def _nothing(shape: Sequence[int], part: Sequence[int] | None) -> tuple[str, dict[str, Any]]:
+    """Return a patch that adds zeros: what a node gives as None, to have the weight itself scaled and nothing added."""
+    import torch
+
+    sizes = list(shape)
+    if part is not None:
+        sizes[part[0]] = part[2]
+    if len(sizes) == 2:
+        return "lora", {"up": torch.zeros(sizes[0], 1), "down": torch.zeros(1, sizes[1])}
+    return "diff", {"weight": torch.zeros(sizes)}
 
 
 def _kind_and_weights(name: str, value: Any) -> tuple[str, Sequence[Any]]:

@@ -9,7 +9,7 @@ import uuid
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from luna_daemon.lora_recipe import RecordedLora, record
+from luna_daemon.lora_recipe import RecordedLora, append, record
 from luna_daemon.remote import RemoteOnlyError
 from luna_daemon.tensors import TORCH_NAMES
 from luna_engine.errors import DaemonError
@@ -136,7 +136,7 @@ class PatcherStandIn:
             return reject_patches(patches, self._remote.names(), strengths)
         hits, added = record(patches, self._remote.names(), strengths)
         if added is not None:
-            self.recipe = (*self.recipe, added)
+            self.recipe = append(self.recipe, added)
         self.patches_uuid = uuid.uuid4()
         return hits
 

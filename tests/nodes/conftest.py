@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,13 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.nodes.processes import REPO, ComfyServer, DaemonHandle, free_port, running_comfy
+from tests.nodes.processes import REPO, ComfyServer, DaemonHandle, free_port, prepare_base, running_comfy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-_FOLDERS = ("checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "embeddings")
-PROBE_PACK = Path(__file__).with_name("probe_pack")
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 
 @pytest.fixture(scope="session")
@@ -64,23 +61,26 @@ def daemon(nodes_environment: dict[str, str], demo_models: Path) -> Iterator[Dae
 
 
 @pytest.fixture(scope="session")
-def comfy_server(
+def start_comfy(
     tmp_path_factory: pytest.TempPathFactory,
     demo_models: Path,
     nodes_environment: dict[str, str],
     daemon: DaemonHandle,
-) -> Iterator[ComfyServer]:
-    """Run ComfyUI with this clone as its node pack."""
+) -> Callable[[], AbstractContextManager[ComfyServer]]:
+    """Return what runs another ComfyUI with this clone as its node pack, until its block ends."""
     root = os.environ.get("COMFYUI_PATH")
     if not root:
         pytest.skip("COMFYUI_PATH names no ComfyUI checkout")
-    base = tmp_path_factory.mktemp("comfyui")
-    for folder in ("custom_nodes", "output"):
-        (base / folder).mkdir()
-    (base / "custom_nodes" / "luna-pack").symlink_to(REPO)
-    shutil.copytree(PROBE_PACK, base / "custom_nodes" / "luna_probe")
-    extra = base / "extra_model_paths.yaml"
-    folders = {name: name for name in _FOLDERS}
-    extra.write_text(json.dumps({"demo": {"base_path": str(demo_models), **folders}}))
-    with running_comfy(Path(root), base, extra, nodes_environment) as server:
+
+    def start() -> AbstractContextManager[ComfyServer]:
+        base = tmp_path_factory.mktemp("comfyui")
+        return running_comfy(Path(root), base, prepare_base(base, demo_models), nodes_environment)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def comfy_server(start_comfy: Callable[[], AbstractContextManager[ComfyServer]]) -> Iterator[ComfyServer]:
+    """Run ComfyUI with this clone as its node pack."""
+    with start_comfy() as server:
         yield server

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 REPO = Path(__file__).resolve().parents[2]
+PROBE_PACK = Path(__file__).with_name("probe_pack")
+MODEL_FOLDERS = ("checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "embeddings")
 START_DEADLINE_S = 300.0
 PROMPT_DEADLINE_S = 300.0
 
@@ -150,7 +153,7 @@ class DaemonHandle:
         if self.process is not None and self.process.poll() is None:
             return
         command = [sys.executable, str(REPO / "luna_daemon" / "server.py"), "--service-type", "full"]
-        command += ["--device", "cpu", "--name", "nodes", "--preload", self.preload]
+        command += ["--device", "cpu", "--name", "nodes", *(["--preload", self.preload] if self.preload else [])]
         command += ["--port", self.environment["LUNA_DAEMON_PORT"]]
         with (Path(self.environment["LUNA_HOME"]) / "daemon-output.txt").open("ab") as output:
             self.process = subprocess.Popen(
@@ -174,6 +177,18 @@ class DaemonHandle:
         """Return where it listens."""
         return int(self.environment["LUNA_DAEMON_PORT"])
 
+    def forget(self, family: str) -> None:
+        """Unload the sets of a family, whoever holds them."""
+        with self._connect() as client:
+            for row in client.list_models(loaded=True).sets:
+                if row.family == family:
+                    client.unload_model(row.id, force=True)
+
+    def leases(self, family: str) -> int:
+        """Return how many connections hold a set of a family."""
+        with self._connect() as client:
+            return sum(row.leases for row in client.status(detail="full").sets if row.family == family)
+
     def is_computing(self) -> bool:
         """Tell whether a request runs on the device now."""
         with self._connect() as client:
@@ -194,6 +209,17 @@ class DaemonHandle:
             patch.setenv("LUNA_HOME", self.environment["LUNA_HOME"])
             with DaemonClient.connect("127.0.0.1", self.port) as client:
                 yield client
+
+
+def prepare_base(base: Path, models: Path) -> Path:
+    """Make a ComfyUI's base folder with this clone and the probe pack in it; return its list of model folders."""
+    for folder in ("custom_nodes", "output"):
+        (base / folder).mkdir()
+    (base / "custom_nodes" / "luna-pack").symlink_to(REPO)
+    shutil.copytree(PROBE_PACK, base / "custom_nodes" / "luna_probe")
+    extra = base / "extra_model_paths.yaml"
+    extra.write_text(json.dumps({"demo": {"base_path": str(models), **{name: name for name in MODEL_FOLDERS}}}))
+    return extra
 
 
 @contextlib.contextmanager

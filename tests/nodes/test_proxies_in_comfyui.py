@@ -8,31 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.nodes.processes import poll_until
-from tests.nodes.workflows import CHECKPOINT, Prompt, assert_equal_tensors, node, succeeds, tensors
+from tests.nodes.workflows import CHECKPOINT, Prompt, assert_equal_tensors, node, same_on_both_sides, succeeds, tensors
 
 if TYPE_CHECKING:
     from tests.nodes.processes import ComfyServer, DaemonHandle
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(900)]
-
-
-def both(name: str, build: object) -> Prompt:
-    """Build the same nodes twice, on the stock CLIP and VAE and on the proxies, each ending in a probe."""
-    prompt: Prompt = {
-        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
-        "tunnel": node("LunaCheckpointTunnel", model=["ckpt", 0], clip=["ckpt", 1], vae=["ckpt", 2]),
-        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-    }
-    for side in ("ckpt", "tunnel"):
-        nodes, last = build([side, 1], [side, 2], side)  # type: ignore[operator]  # one of the functions below
-        prompt.update(nodes)
-        prompt[f"probe-{side}"] = node("LunaTestProbe", value=last, name=f"{name}-{side}")
-    return prompt
-
-
-def same_on_both_sides(server: ComfyServer, name: str, build: object, atol: float = 1e-5) -> None:
-    succeeds(server.run(both(name, build)))
-    assert_equal_tensors(tensors(server, f"{name}-tunnel"), tensors(server, f"{name}-ckpt"), atol)
 
 
 def test_hooks_with_a_clip_schedule_give_one_entry_per_keyframe(comfy_server: ComfyServer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load_file
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 CHECKPOINT = "demo-sd15.safetensors"
 TEMPLATE = "a {2-4::small|(tall:1.3)} {red|blue} boat, {fog|rain}"
 Prompt = dict[str, dict[str, Any]]
+Link = list[Any]
+Build = Callable[[Link, Link, str], tuple[Prompt, Link]]
+"""Gets links to CLIP and VAE and a suffix for names; gives nodes and the link to look at."""
 
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
@@ -86,3 +90,23 @@ def assert_equal_tensors(found: dict[str, torch.Tensor], wanted: dict[str, torch
         assert found[name].shape == tensor.shape
         assert found[name].dtype == tensor.dtype
         assert float((found[name] - tensor).abs().max()) <= atol, name
+
+
+def both(name: str, build: Build) -> Prompt:
+    """Build the same nodes twice, on the stock CLIP and VAE and on the proxies, each ending in a probe."""
+    prompt: Prompt = {
+        "ckpt": node("CheckpointLoaderSimple", ckpt_name=CHECKPOINT),
+        "tunnel": node("LunaCheckpointTunnel", model=["ckpt", 0], clip=["ckpt", 1], vae=["ckpt", 2]),
+        "latent": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+    }
+    for side in ("ckpt", "tunnel"):
+        nodes, last = build([side, 1], [side, 2], side)
+        prompt.update(nodes)
+        prompt[f"probe-{side}"] = node("LunaTestProbe", value=last, name=f"{name}-{side}")
+    return prompt
+
+
+def same_on_both_sides(server: ComfyServer, name: str, build: Build, atol: float = 1e-5) -> None:
+    """Run what `both` builds and compare what reached the two probes."""
+    succeeds(server.run(both(name, build)))
+    assert_equal_tensors(tensors(server, f"{name}-tunnel"), tensors(server, f"{name}-ckpt"), atol)

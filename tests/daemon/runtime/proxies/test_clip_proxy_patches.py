@@ -84,6 +84,41 @@ class TestPatches:
         assert unchanged.add_patches(lora_patches(1), 0.0) == [WEIGHT]
         assert unchanged.patcher.recipe == ()
 
+    def test_a_weight_can_be_scaled_with_nothing_added(
+        self, clip: DaemonCLIP, clip_tensors: dict[str, torch.Tensor]
+    ) -> None:
+        """CLIPAttentionMultiply gives None in place of a patch, strength 0, and the strength of the weight itself."""
+        bias = WEIGHT.replace(".weight", ".bias")
+        scaled, added = clip.clone(), clip.clone()
+        for name in (WEIGHT, bias):
+            assert scaled.add_patches({name: (None,)}, 0.0, 0.5) == [name]
+            added.add_patches({name: ("diff", (clip_tensors[name].float() * -0.5,))}, 1.0)
+        assert torch.allclose(scaled.encode("a boat"), added.encode("a boat"), atol=1e-4)
+        assert not torch.allclose(scaled.encode("a boat"), clip.encode("a boat"), atol=1e-2)
+        assert scaled.get_ram_usage() < 20_000
+
+    def test_what_only_scales_is_gathered_and_keeps_its_place_where_that_matters(
+        self, clip: DaemonCLIP, clip_tensors: dict[str, torch.Tensor]
+    ) -> None:
+        names = sorted(name for name in clip_tensors if ".self_attn." in name)
+        scaled = clip.clone()
+        for name in names:
+            scaled.add_patches({name: (None,)}, 0.0, 0.5 if "q_proj" in name else 2.0)
+        assert sorted(len(lora.patches) for lora in scaled.patcher.recipe) == [len(names) // 4, 3 * len(names) // 4]
+        scaled.encode("a boat")
+
+        before, after = clip.clone(), clip.clone()
+        for one, steps in ((before, ("scale", "add")), (after, ("add", "scale"))):
+            one.add_patches({names[0]: (None,)}, 0.0, 0.25)
+            for step in steps:
+                if step == "add":
+                    one.add_patches({WEIGHT: ("diff", (torch.ones(768, 768),))}, 0.05)
+                else:
+                    one.add_patches({WEIGHT: (None,)}, 0.0, 0.25)
+        assert len(before.patcher.recipe) == 2
+        assert len(after.patcher.recipe) == 3
+        assert not torch.allclose(before.encode("a boat"), after.encode("a boat"), atol=1e-3)
+
     def test_a_lora_is_sent_once_and_again_when_the_daemon_has_dropped_it(
         self, clip: DaemonCLIP, client: DaemonClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
