@@ -64,7 +64,10 @@ class Models(Running):
         return weights
 
     def load_diffusion_model(self, path: Path) -> Any:
-        """Load a file with a diffusion model alone; GGUF stays packed."""
+        """Load a file with a diffusion model alone; GGUF stays packed. The catalogue is told, beside the load."""
+        from luna_engine.weights.usage import record_use_later
+
+        record_use_later(path, self.name())
         if path.suffix.lower() == ".gguf":
             return self.load_gguf(path, self.progress())
         from comfy import sd

@@ -32,6 +32,12 @@ class Running:
 
         return ProgressBar(1).update_absolute  # type: ignore[no-any-return]  # ComfyUI has no types
 
+    def name(self) -> str:
+        """Return what people call this ComfyUI: its port."""
+        from comfy.cli_args import args
+
+        return f"comfy:{args.port}"
+
     def notice(self, message: str) -> None:
         """Tell the user that something was done other than asked: a line in the log and a toast."""
         from server import PromptServer

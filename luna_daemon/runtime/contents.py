@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sqlite3
 from typing import TYPE_CHECKING
 
 from luna_daemon.progress import advance
-from luna_engine import paths
+from luna_engine.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,20 +38,16 @@ def content_of(part: Part, stamp: Stamp, check: Callable[[], None]) -> str:
 
 def recall(stamp: Stamp, role: str) -> str | None:
     """Return the hash kept for a file's part, or None."""
-    row: tuple[str] | None = None
-    with _database() as database:
-        row = database.execute(
-            "SELECT content FROM part_contents WHERE device=? AND inode=? AND size_bytes=? AND mtime_ns=? AND role=?",
-            (*_key(stamp), role),
-        ).fetchone()
-    return None if row is None else row[0]
+    query = "SELECT content FROM part_contents WHERE device=? AND inode=? AND size_bytes=? AND mtime_ns=? AND role=?"
+    with _store() as store:
+        rows = store.rows(query, (*_key(stamp), role))
+    return rows[0][0] if rows else None
 
 
 def _keep(stamp: Stamp, role: str, content: str) -> None:
     row = (*_key(stamp), role, content)
-    with _database() as database:
-        database.execute("INSERT OR REPLACE INTO part_contents VALUES (?, ?, ?, ?, ?, ?)", row)
-        database.commit()
+    with _store() as store:
+        store.write([("INSERT OR REPLACE INTO part_contents VALUES (?, ?, ?, ?, ?, ?)", row)])
 
 
 def _key(stamp: Stamp) -> tuple[str, str, int, int]:
@@ -61,21 +56,9 @@ def _key(stamp: Stamp) -> tuple[str, str, int, int]:
 
 
 @contextlib.contextmanager
-def _database() -> Iterator[sqlite3.Connection]:
+def _store() -> Iterator[Store]:
     """Open ``luna.db``. One that cannot be used costs time, not correctness: it is logged, files are hashed anew."""
-    try:
-        with contextlib.closing(_open()) as database:
-            yield database
-    except (sqlite3.Error, OSError) as error:
-        _log.warning("content hashes are not kept, luna.db cannot be used: %s", error)
-
-
-def _open() -> sqlite3.Connection:
-    try:
-        database = sqlite3.connect(paths.private_dir() / "luna.db", timeout=5.0)
-        database.execute(_TABLE)
-    except (sqlite3.Error, OSError) as error:
-        _log.warning("luna.db cannot be opened: %s", error)
-        database = sqlite3.connect(":memory:")
-        database.execute(_TABLE)
-    return database
+    with contextlib.closing(Store.open(_TABLE)) as store:
+        yield store
+        for notice in store.notices:
+            _log.warning("%s", notice)

@@ -32,18 +32,18 @@ def read_header(path: Path) -> Header:
         return read_shards(shards)
     with opened(path) as (file, _):
         start = read_at(file, 0, 8)
-    if start.startswith(MAGIC) or path.suffix.lower() == ".gguf":
-        return read_gguf_header(path)
-    if looks_pickled(path, start):
+    if _looks_pickled(path, start):
         raise InputFileError(
             "pickle-refused",
             f"{path.name} is a pickle: its contents are unknown until it is loaded",
             "use a safetensors version of the model",
             file=str(path),
         )
-    return read_safetensors_header(path)
+    if start.startswith(MAGIC) or path.suffix.lower() == ".gguf":
+        return read_gguf_header(path)
+    return read_safetensors_header(path, start)
 
 
-def looks_pickled(path: Path, start: bytes) -> bool:
+def _looks_pickled(path: Path, start: bytes) -> bool:
     """Tell a pickle by its first bytes, or by its suffix where the bytes could be a short header's length."""
     return is_pickle(start) and (start.startswith(b"PK") or path.suffix.lower() in PICKLE_SUFFIXES)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luna_engine.errors import InputFileError
 from luna_engine.weights import components
 from luna_engine.weights.architectures import ARCHITECTURES
 from luna_engine.weights.components import DIFFUSION, Component, Form
-from luna_engine.weights.containers.reading import opened, read_at
 from luna_engine.weights.families import detect_family
-from luna_engine.weights.headers import looks_pickled, read_header
+from luna_engine.weights.headers import read_header
 from luna_engine.weights.keys import Keys
 from luna_engine.weights.kinds import Kind, adapter_kind, part_kind
 from luna_engine.weights.pipelines import MODEL_INDEX, is_pipeline, part_files, pipeline_class, weight_file
@@ -81,9 +81,12 @@ def inspect(path: str | Path) -> Inspection:
     """
     path = Path(path)
     file = weight_file(path)
-    if (pickle := _pickle(file)) is not None:
-        return pickle
-    found = inspect_header(read_header(file))
+    try:
+        found = inspect_header(read_header(file))
+    except InputFileError as error:
+        if error.code != "pickle-refused":
+            raise
+        return _pickle(file)
     return _with_pipeline(found, path) if is_pipeline(path) else found
 
 
@@ -119,12 +122,9 @@ def inspect_header(header: Header) -> Inspection:
     return _simple(header, Kind.UNKNOWN, "", "")
 
 
-def _pickle(path: Path) -> Inspection | None:
-    with opened(path) as (file, size):
-        if not looks_pickled(path, read_at(file, 0, 8)):
-            return None
+def _pickle(path: Path) -> Inspection:
     return Inspection(
-        path, size, "pickle", Kind.PICKLE, None, "", "", "unknown", Form.FLOAT, None, Confidence.UNKNOWN,
+        path, path.stat().st_size, "pickle", Kind.PICKLE, None, "", "", "unknown", Form.FLOAT, None, Confidence.UNKNOWN,
         ("a torch archive or pickle: contents unknown until loaded",), (), (), (), "", {}, {}, None,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from luna_engine.errors import ConversionError, InputFileError, LunaError
 from luna_engine.weights import provenance
+from luna_engine.weights.checks import remember_check, remember_failure
 from luna_engine.weights.chunks import CHUNK, ChunkReader, file_bytes
 from luna_engine.weights.containers.dtypes import DTYPES, FLOATS
 from luna_engine.weights.containers.ggml_types import BY_NAME, SCALE_PLACES
@@ -230,9 +231,12 @@ def main(arguments: list[str] | None = None) -> int:
     worst = 0
     for name in arguments:
         try:
-            record = {"report": verify(name, source).as_dict()}
+            report = verify(name, source)
+            record = {"report": report.as_dict()}
+            remember_check(report.path, report.data_sha256, report.errors, source)
         except LunaError as error:
             record = {"error": error.as_dict()}
+            remember_failure(Path(name), error)
             worst = max(worst, error.exit_code)
         sys.stdout.write(json.dumps({"path": name, **record}) + "\n")
         sys.stdout.flush()

@@ -21,10 +21,12 @@ import psutil
 
 from luna_engine import settings
 from luna_engine.errors import ConversionError, LunaError
+from luna_engine.weights.checks import remember_check, remember_source
 from luna_engine.weights.conversion import ConversionReport, convert
 from luna_engine.weights.jobs import Job, JobState, JobStore, now
 from luna_engine.weights.mixes import Convolutions
 from luna_engine.weights.naming import source_roots
+from luna_engine.weights.pipelines import weight_file
 from luna_engine.weights.plans import ConversionOptions
 from luna_engine.weights.progress import Progress
 from luna_engine.weights.queue import JobQueue
@@ -124,7 +126,9 @@ def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionRe
         store.save(dataclasses.replace(job, state=JobState.VERIFYING))
         store.append(job.id, Progress("progress", now(), job.id, phase="verify", destination=job.destination))
         begun = time.monotonic()
-        verify(report.destination)
+        checked = verify(report.destination)
+        remember_check(checked.path, checked.data_sha256, report.errors)
+        remember_source(weight_file(report.source), report.source_sha256)
         steps = {**report.steps, VERIFY: (report.size_bytes, time.monotonic() - begun), START: (0, started_s)}
         learn(Sample(steps, report.kernel, report.peak_rss_bytes), store.folder.parent)
     return report

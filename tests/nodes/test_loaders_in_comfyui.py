@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import urllib.error
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from luna_engine.weights.memory import Memory
 from tests.nodes.workflows import CHECKPOINT, Prompt, node, succeeds, tensors, workflow, written
 
 if TYPE_CHECKING:
@@ -38,7 +40,9 @@ def test_in_the_sources_precision_the_picture_is_the_stock_loaders(comfy_server:
     assert made.stat().st_mtime_ns == before
 
 
-def test_gguf_needs_no_other_node_pack(comfy_server: ComfyServer, tmp_path: Path) -> None:
+def test_gguf_needs_no_other_node_pack(
+    comfy_server: ComfyServer, nodes_environment: dict[str, str], tmp_path: Path
+) -> None:
     lora = node("LoraLoaderModelOnly", model=["ckpt", 0], lora_name="demo-lora_sd15.safetensors", strength_model=0.8)
     plain = loading("q8", "gguf_Q8_0", tmp_path)
     succeeds(comfy_server.run(plain))
@@ -46,6 +50,9 @@ def test_gguf_needs_no_other_node_pack(comfy_server: ComfyServer, tmp_path: Path
     patched = loading("q8-lora", "gguf_Q8_0", tmp_path, lora=lora)
     patched["sampler"]["inputs"]["model"] = ["lora", 0]
     succeeds(comfy_server.run(patched))
+    with contextlib.closing(Memory.open(Path(nodes_environment["LUNA_HOME"]) / "state" / "luna.db")) as memory:
+        (use,) = memory.uses()[str((tmp_path / "demo-sd15_Q8_0.gguf").resolve())]
+    assert use.holder == f"comfy:{comfy_server.port}"  # the catalogue knows who loaded it
     image, changed = tensors(comfy_server, "q8")["image"], tensors(comfy_server, "q8-lora")["image"]
     assert float((image - changed).abs().max()) > 1e-4
     succeeds(comfy_server.run({**plain, "probe": node("LunaTestProbe", value=["decode", 0], name="q8-after")}))

@@ -26,21 +26,25 @@ _MAX_NUMBER = 2**63
 _METADATA = "__metadata__"
 
 
-def read_safetensors_header(path: Path) -> Header:
+def read_safetensors_header(path: Path, start: bytes = b"") -> Header:
     """Read the header with two positioned reads and check it against the file's size.
+
+    Args:
+        path: the file.
+        start: its first 8 bytes, from who has read them already.
 
     Raises:
         InputFileError: ``file-damaged`` with what was expected and found; ``precision-unsupported`` for an element
             type that Luna does not know.
     """
     with opened(path) as (file, size):
-        start = read_at(file, 0, 64)
-        if (words := pretender(start)) is not None:
-            raise damaged(path, words, "it holds text in place of weights")
+        start = start or read_at(file, 0, 8)
         if size < 8:
             raise damaged(path, f"{size} bytes are too few for a model")
-        (length,) = struct.unpack("<Q", start[:8])
+        (length,) = struct.unpack("<Q", start)
         if length > min(MAX_HEADER_BYTES, size - 8):
+            if (words := pretender(read_at(file, 0, 64))) is not None:  # text makes an absurd length
+                raise damaged(path, words, "it holds text in place of weights")
             raise damaged(path, f"a header of {length:,} bytes is promised, the file has {size:,}")
         text = read_at(file, 8, length)
     if len(text) < length:
@@ -50,7 +54,7 @@ def read_safetensors_header(path: Path) -> Header:
     data_start = 8 + length
     tensors = tuple(_tensor(path, name, value, data_start) for name, value in fields.items())
     _check_layout(path, tensors, data_start, size)
-    digest = hashlib.sha256(start[:8] + text).hexdigest()
+    digest = hashlib.sha256(start + text).hexdigest()
     return Header(path, "safetensors", size, data_start, digest, metadata, tensors)
 
 

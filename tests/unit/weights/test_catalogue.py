@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from luna_engine.weights import content, header_pool, inspect, provenance
+from luna_engine.weights import content, header_pool, inspect, provenance, verification
 from luna_engine.weights.catalog import Catalog, Listing
 from luna_engine.weights.header_pool import read_headers
 from luna_engine.weights.headers import read_header
 from luna_engine.weights.memory import Check, Header, Memory
-from luna_engine.weights.settling import duplicates, settle
+from luna_engine.weights.settling import data_content, duplicates, settle
 from luna_engine.weights.usage import record_use, record_use_later
 from luna_engine.weights.variants import VariantState
 from luna_engine.weights.walking import stamp_of, walk
@@ -165,6 +165,39 @@ def test_a_verification_that_failed_makes_damaged_until_the_file_is_another(shel
     assert the_variant(catalog.whole()).state is VariantState.DAMAGED
     os.utime(made)
     assert the_variant(catalog.whole()).state is VariantState.CURRENT
+
+
+def test_what_verify_found_is_remembered_and_prune_need_not_read_the_file_again(
+    shelf: Shelf, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shelf.source()
+    made = shelf.variant(source, "tiny_bf16_unet.safetensors")
+    monkeypatch.setenv("LUNA_HOME", str(shelf.root.parent / "home"))
+    assert verification.main([str(made), "--source", str(source)]) == 0
+    with contextlib.closing(Memory.open()) as memory:
+        checked = memory.checks()[str(made)][1]
+        assert (checked.error, checked.against) == (None, str(source))
+        assert 0 < (checked.rms_error or 0) < 0.01
+        monkeypatch.setattr(content, "data_hash", None)  # reading it would raise
+        assert len(data_content(made, memory)) == 64
+    with made.open("r+b") as file:
+        file.seek(-2, os.SEEK_END)
+        file.write(b"\x01")
+    assert verification.main([str(made)]) == 4
+    with contextlib.closing(Memory.open()) as memory:
+        found = memory.checks()[str(made)][1].error
+        assert found is not None
+        assert found["code"] == "file-damaged"
+
+
+def test_a_damaged_source_or_a_missing_file_says_nothing_of_the_variant(shelf: Shelf) -> None:
+    source = shelf.source()
+    made = shelf.variant(source, "tiny_bf16_unet.safetensors")
+    other = write_holes(shelf.root / "other.safetensors", {**TINY_SDXL, "out.0.bias": (32,)})
+    assert verification.main([str(made), "--source", str(other)]) == 4
+    assert verification.main([str(shelf.home / "gone.gguf")]) == 4
+    with contextlib.closing(Memory.open()) as memory:
+        assert memory.checks() == {}
 
 
 def test_two_roots_one_inside_the_other_list_each_file_once(shelf: Shelf, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from luna_engine.errors import InputFileError, LunaError
+from luna_engine.weights import inspect
 from luna_engine.weights.containers.safetensors_header import read_safetensors_header
-from tests.synthetic_models import write_raw
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.synthetic_models import TINY_SDXL, write_holes, write_raw
 
 A = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
@@ -142,3 +141,20 @@ def test_mutated_header_is_refused_or_read_and_never_more_lenient_than_the_libra
     assert code in {None, "file-damaged", "precision-unsupported"}
     if code is None:
         safetensors.deserialize(bytes(data))  # what we take, the format's own reader takes
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/io").exists(), reason="only Linux counts a thread's reads")
+def test_an_inspection_reads_the_header_and_the_eight_bytes_before_it(tmp_path: Path) -> None:
+    """By the kernel's own count of bytes that this thread read."""
+
+    def read_so_far() -> int:
+        return int(Path("/proc/thread-self/io").read_text().split()[1])
+
+    path = write_holes(tmp_path / "model.safetensors", TINY_SDXL)
+    inspect(path)  # imports, and whatever else happens once
+    start = read_so_far()
+    counting = read_so_far() - start  # what looking at the counter costs
+    start = read_so_far()
+    found = inspect(path)
+    assert found.header is not None
+    assert read_so_far() - start - counting == found.header.header_bytes
