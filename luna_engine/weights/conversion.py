@@ -33,6 +33,7 @@ from luna_engine.weights.pipe import Cancelled, Tally
 from luna_engine.weights.plans import ConversionOptions, ConversionPlan, plan
 from luna_engine.weights.progress import Progress
 from luna_engine.weights.rates import COMMIT
+from luna_engine.weights.reuse import is_current
 from luna_engine.weights.streaming import greatest_magnitude, stream
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def convert(
     with _explained(run.destination):
         run.destination.parent.mkdir(parents=True, exist_ok=True)
         with locked(run.destination, job, lambda owner: run.report("wait", message=owner), run.cancel):
-            if _is_current(run.destination, found):
+            if is_current(run.destination, found, run.checking(found)):
                 return run.reused(found, run.destination)
             require_space(run.destination, found.size_bytes, keep_free_bytes)
             try:
@@ -142,6 +143,19 @@ class _Run:
             )
         )
 
+    def checking(self, found: ConversionPlan) -> Callable[[int], None]:
+        """Return what is called with each part of the source that is read to see whether it is still the same."""
+        done = 0
+
+        def tell(count: int) -> None:
+            nonlocal done
+            if self.cancel.is_set():
+                raise ConversionError("cancelled", f"{self.destination.name} was cancelled")
+            done += count
+            self.report("plan", done_bytes=done, total_bytes=found.source_bytes)
+
+        return tell
+
     def reused(self, found: ConversionPlan, path: Path) -> ConversionReport:
         known = provenance.read(read_header(path).metadata)
         return ConversionReport(
@@ -167,29 +181,6 @@ def _plan(source: Path, precision: str | Precision, options: ConversionOptions |
         if any(greatest_magnitude(found.files, info) > GREATEST_HALF for info in tensor.infos)
     )
     return plan(source, precision, options=options, overflowing=large) if large else found
-
-
-def _is_current(destination: Path, found: ConversionPlan) -> bool:
-    """Tell whether the file is there already; raise if the name belongs to something else."""
-    if not destination.exists():
-        return False
-    try:
-        known = provenance.read(read_header(destination).metadata)
-    except InputFileError:
-        known = None
-    if known is None or (known.stamp.path, known.stamp.root_id) != (found.stamp.path, found.stamp.root_id):
-        raise ConversionError(
-            "target-exists",
-            f"{destination} exists and was not made by Luna from {found.source.name}",
-            "move it away, or name another folder with --out",
-        )
-    return (
-        known.stamp == found.stamp
-        and known.rules == provenance.RULES
-        and known.precision == found.precision.label
-        and known.fp8_layout == found.fp8_layout
-        and known.convolutions == found.convolutions.value
-    )
 
 
 def _make(run: _Run, found: ConversionPlan) -> ConversionReport:
@@ -330,7 +321,7 @@ def _check_written(part: Path, found: ConversionPlan) -> None:
 
 
 def _commit(part: Path, destination: Path) -> None:
-    if destination.exists():  # a stale variant of the same source: `_is_current` made sure
+    if destination.exists():  # a stale variant of the same source: `is_current` made sure
         part.replace(destination)
     else:
         try:

@@ -72,7 +72,7 @@ class JobQueue:
             new_id(),
             str(source.absolute()),
             found.precision.label,
-            str(destination_of(source, found.precision, out, known)),
+            str(destination_of(source, found.precision, out, known, self._reserved())),
             allow_finer=options.allow_finer,
             reshape=options.reshape,
             fp8_layout="legacy" if options.fp8.is_legacy else "current",
@@ -87,6 +87,9 @@ class JobQueue:
             Progress("queued", now(), job.id, total_bytes=found.source_bytes, destination=job.destination),
         )
         return job
+
+    def _reserved(self) -> dict[str, str]:
+        return {job.destination: job.source for job in self.jobs() if not job.state.is_over}
 
     def jobs(self) -> tuple[Job, ...]:
         """Return all jobs, oldest first."""

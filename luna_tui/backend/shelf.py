@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from luna_engine.weights.catalog import Catalog, Listing
-from luna_engine.weights.naming import missing_roots, source_roots, variant_folders
+from luna_engine.weights.naming import extra_roots, missing_roots, source_roots, variant_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -72,9 +72,11 @@ class Shelf:
                 self._last = self.catalog.listing()
             return self._last
 
-    def missing(self) -> tuple[Path, ...]:
-        """Return the configured folders that do not exist."""
-        return missing_roots(self._settings)
+    def problems(self) -> tuple[str, ...]:
+        """Return what is wrong with the configured folders."""
+        gone = tuple(f"file-missing: there is no folder {root}" for root in missing_roots(self._settings))
+        extra = extra_roots().problem
+        return gone if extra is None else (*gone, f"{extra.code}: {extra.message}")
 
     def _folders(self) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         roots = (*source_roots(self._settings), *self._added)

@@ -190,8 +190,7 @@ class LocalWeights:
         self._shelf.close()
 
     def _notices(self) -> tuple[str, ...]:
-        gone = (f"file-missing: there is no folder {root}" for root in self._shelf.missing())
-        return (*gone, *(f"{notice.code}: {notice.message}" for notice in self._found.notices))
+        return (*self._shelf.problems(), *(f"{notice.code}: {notice.message}" for notice in self._found.notices))
 
     def inspect(self, path: str) -> Inspection:
         """Read one header."""

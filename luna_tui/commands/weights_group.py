@@ -33,11 +33,13 @@ def catalogue(folders: tuple[Path, ...] = ()) -> Iterator[Catalog]:
         InputFileError: ``file-missing`` for a named folder.
     """
     from luna_engine.weights.catalog import Catalog
-    from luna_engine.weights.naming import missing_roots, source_roots, variant_folders
+    from luna_engine.weights.naming import extra_roots, missing_roots, source_roots, variant_folders
 
     known = settings.load()
     for root in () if folders else missing_roots(known):
         frame.output().note(f"luna: file-missing: there is no folder {printable(str(root))} -> check the settings")
+    if not folders and (problem := extra_roots().problem) is not None:
+        frame.output().note(f"luna: {printable(str(problem))}")
     for folder in folders:
         if not folder.is_dir():
             raise InputFileError(
