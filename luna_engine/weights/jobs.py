@@ -46,7 +46,10 @@ class JobState(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One conversion. Times are RFC 3339 UTC; ``pid`` and ``create_time`` name the worker while it runs."""
+    """One conversion. Times are RFC 3339 UTC; ``pid`` and ``create_time`` name the worker while it runs.
+
+    Waiting jobs are started by ``rank``, then by age.
+    """
 
     id: str
     source: str
@@ -64,6 +67,7 @@ class Job:
     pid: int | None = None
     create_time: float | None = None
     attempts: int = 0
+    rank: int = 0
     output_bytes: int | None = None
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
@@ -165,6 +169,15 @@ class JobStore:
     def cancel_path(self, job_id: str) -> Path:
         """Return the path of the mark that a job shall stop, which holds even where a signal came too early."""
         return self.folder / f"{_checked(job_id)}.cancel"
+
+    def pause_path(self, job_id: str) -> Path:
+        """Return the path of the mark that a job shall wait: not be started, or stop between two chunks."""
+        return self.folder / f"{_checked(job_id)}.pause"
+
+    def drop_marks(self, job_id: str) -> None:
+        """Remove what was asked of a job that has ended."""
+        self.cancel_path(job_id).unlink(missing_ok=True)
+        self.pause_path(job_id).unlink(missing_ok=True)
 
     def _path(self, job_id: str) -> Path:
         return self.folder / f"{_checked(job_id)}.json"

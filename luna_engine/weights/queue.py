@@ -26,7 +26,7 @@ from luna_engine.weights.progress import Progress
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 if sys.platform != "win32":
@@ -79,6 +79,7 @@ class JobQueue:
             fp8_matmul="full" if options.fp8.is_full_matmul else "fast",
             convolutions=options.convolutions.value,
             queued_at=now(),
+            rank=max((other.rank for other in in_order(self.jobs())), default=0),
             output_bytes=found.size_bytes,
         )
         self.store.save(job)
@@ -157,13 +158,51 @@ class JobQueue:
             return self.store.save(fresh)
 
     def run_next(self) -> Job | None:
-        """Start a detached worker for the oldest queued job; None if one runs already or nothing waits."""
+        """Start a detached worker for the next waiting job that is not paused; None if one runs or nothing waits."""
         with self._locked():
             jobs = self._settled()
             if any(_is_running(job) for job in jobs):
                 return None
-            waiting = next((job for job in jobs if job.state is JobState.QUEUED), None)
+            waiting = next((job for job in in_order(jobs) if not self.is_paused(job.id)), None)
             return None if waiting is None else self._start(waiting, detached=True)[0]
+
+    def is_paused(self, job_id: str) -> bool:
+        """Tell whether a job waits because somebody wants it to."""
+        return self.store.pause_path(job_id).exists()
+
+    def pause(self, job_id: str, *, is_paused: bool = True) -> Job:
+        """Hold a job, or let it go on: a waiting one keeps its place, a running one stops between two chunks.
+
+        Raises:
+            LunaError: ``job-missing``; ``job-over`` if it has ended.
+        """
+        with self._locked():
+            job = self.store.load(job_id)
+            if job.state.is_over:
+                raise LunaError("job-over", f"job {job_id} is {job.state.value} already")
+            if is_paused:
+                self.store.pause_path(job_id).touch()
+            else:
+                self.store.pause_path(job_id).unlink(missing_ok=True)
+            return job
+
+    def move(self, job_id: str, place: int) -> int:
+        """Put a waiting job at another place of the queue and return it: 1 is the next to be started.
+
+        Raises:
+            LunaError: ``job-missing``; ``job-active`` if it does not wait.
+        """
+        with self._locked():
+            job = self.store.load(job_id)
+            if job.state is not JobState.QUEUED:
+                raise LunaError("job-active", f"job {job_id} is {job.state.value}: only waiting jobs have a place")
+            others = [other for other in in_order(self.jobs()) if other.id != job_id]
+            place = min(max(1, place), len(others) + 1)
+            others.insert(place - 1, job)
+            for rank, other in enumerate(others):
+                if other.rank != rank:
+                    self.store.save(dataclasses.replace(other, rank=rank))
+            return place
 
     def tend(self, stop: threading.Event) -> None:
         """Start waiting jobs one after the other until ``stop`` is set: what a supervisor does in a thread."""
@@ -233,7 +272,7 @@ class JobQueue:
         return self._end(job, JobState.FAILED, error.as_dict())
 
     def _end(self, job: Job, state: JobState, error: dict[str, object] | None = None) -> Job:
-        self.store.cancel_path(job.id).unlink(missing_ok=True)
+        self.store.drop_marks(job.id)
         self.store.append(
             job.id,
             Progress(state.value, now(), job.id, phase="commit", destination=job.destination, error=error),
@@ -247,6 +286,11 @@ class JobQueue:
             if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def in_order(jobs: Iterable[Job]) -> list[Job]:
+    """Return the waiting jobs in the order they will be started in."""
+    return sorted((job for job in jobs if job.state is JobState.QUEUED), key=lambda job: (job.rank, job.id))
 
 
 def _is_running(job: Job) -> bool:

@@ -11,7 +11,6 @@ import dataclasses
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
 from pathlib import Path
@@ -26,6 +25,7 @@ from luna_engine.weights.conversion import ConversionReport, convert
 from luna_engine.weights.jobs import Job, JobState, JobStore, now
 from luna_engine.weights.mixes import Convolutions
 from luna_engine.weights.naming import source_roots
+from luna_engine.weights.pausing import PausableCancel
 from luna_engine.weights.pipelines import weight_file
 from luna_engine.weights.plans import ConversionOptions
 from luna_engine.weights.progress import Progress
@@ -44,7 +44,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the job named on the command line and return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     store = JobStore(Path(os.environ["LUNA_JOBS"])) if "LUNA_JOBS" in os.environ else JobStore.open()
-    cancel = threading.Event()
+    try:
+        cancel = PausableCancel(store.pause_path(arguments[0]))
+    except LunaError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         cancel.set()
@@ -61,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     return run(store, job, cancel)
 
 
-def run(store: JobStore, job: Job, cancel: threading.Event) -> int:
+def run(store: JobStore, job: Job, cancel: PausableCancel) -> int:
     """Run a claimed job, writing its state and progress.
 
     This is a process's border: whatever happens ends in the job's file.
@@ -102,10 +106,11 @@ def run(store: JobStore, job: Job, cancel: threading.Event) -> int:
             job, state=state, ended_at=now(), result=report.as_dict(), destination=str(report.destination)
         )
     )
+    store.drop_marks(job.id)
     return 0
 
 
-def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionReport:
+def _convert(store: JobStore, job: Job, cancel: PausableCancel) -> ConversionReport:
     started_s = time.time() - psutil.Process().create_time()
     known = settings.load()
     fp8 = Fp8Layout(job.fp8_layout == "legacy", job.fp8_matmul == "full")
@@ -130,13 +135,14 @@ def _convert(store: JobStore, job: Job, cancel: threading.Event) -> ConversionRe
         remember_check(checked.path, checked.data_sha256, report.errors)
         remember_source(weight_file(report.source), report.source_sha256)
         steps = {**report.steps, VERIFY: (report.size_bytes, time.monotonic() - begun), START: (0, started_s)}
-        learn(Sample(steps, report.kernel, report.peak_rss_bytes), store.folder.parent)
+        if not cancel.has_waited:  # how long it took says nothing if it was paused
+            learn(Sample(steps, report.kernel, report.peak_rss_bytes), store.folder.parent)
     return report
 
 
 def _failed(store: JobStore, job: Job, error: LunaError) -> int:
     state = JobState.CANCELLED if error.code == "cancelled" else JobState.FAILED
-    store.cancel_path(job.id).unlink(missing_ok=True)
+    store.drop_marks(job.id)
     store.append(
         job.id,
         Progress(state.value, now(), job.id, phase="commit", destination=job.destination, error=error.as_dict()),

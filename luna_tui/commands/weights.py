@@ -283,30 +283,43 @@ def _verified_text(report: dict[str, Any]) -> str:
 
 @frame.verb(group, "jobs")
 @click.argument("ids", metavar="[ID]...", nargs=-1)
-@click.option("--cancel", is_flag=True, help="Stop these jobs; their part files go.")
-@click.option("--retry", is_flag=True, help="Queue these failed or cancelled jobs again.")
-def jobs(ids: tuple[str, ...], *, cancel: bool, retry: bool) -> None:
-    """List conversion jobs, or cancel or retry those named."""
+@click.option("--cancel", "wish", flag_value="cancel", help="Stop these jobs; their part files go.")
+@click.option("--retry", "wish", flag_value="retry", help="Queue these failed or cancelled jobs again.")
+@click.option("--pause", "wish", flag_value="pause", help="Hold these jobs; a running one stops between two chunks.")
+@click.option("--resume", "wish", flag_value="resume", help="Let these jobs go on.")
+@click.option("--move", "place", type=int, metavar="N", help="Start this waiting job as the Nth.")
+def jobs(ids: tuple[str, ...], wish: str | None, place: int | None) -> None:
+    """List conversion jobs, or do something about those named."""
     from luna_engine.weights.queue import JobQueue
 
-    if cancel and retry:
-        raise click.UsageError("--cancel and --retry exclude each other")
-    if (cancel or retry) and not ids:
+    if wish is not None and place is not None:
+        raise click.UsageError("--move stands alone")
+    if place is not None and len(ids) != 1:
+        raise click.UsageError("--move takes one job")
+    is_change = wish is not None or place is not None
+    if is_change and not ids:
         raise click.UsageError("name the jobs")
-    if (cancel or retry) and frame.output().readonly:
+    if is_change and frame.output().readonly:
         raise LunaError("read-only", "jobs would change and --readonly is set")
     queue = JobQueue.open()
-    for job_id in ids if cancel or retry else ():
-        queue.cancel(job_id) if cancel else queue.retry(job_id)
-    if retry:
+    verbs: dict[str, Callable[[str], object]] = {
+        "cancel": queue.cancel,
+        "retry": queue.retry,
+        "pause": queue.pause,
+        "resume": lambda job_id: queue.pause(job_id, is_paused=False),
+    }
+    for job_id in ids if is_change else ():
+        queue.move(job_id, place) if place is not None else verbs[wish or ""](job_id)
+    if wish in {"retry", "resume"}:
         queue.run_next()
     known = queue.jobs() if frame.output().readonly else queue.settle()
     found = [job for job in known if not ids or job.id in ids]
     for job_id in ids:
         queue.store.load(job_id)  # says so if there is none
-    rows = [(job, queue.progress(job.id)) for job in found]
-    text = "\n".join(words.job_text(*row) for row in rows) or "No jobs."
-    frame.output().data("luna.weights.jobs/1", {"jobs": [words.job_fields(*row) for row in rows]}, text)
+    rows = [(job, queue.progress(job.id), queue.is_paused(job.id)) for job in found]
+    text = "\n".join(words.job_text(job, at, is_paused=held) for job, at, held in rows) or "No jobs."
+    records = [words.job_fields(job, at, is_paused=held) for job, at, held in rows]
+    frame.output().data("luna.weights.jobs/1", {"jobs": records}, text)
 
 
 SHELF = weights_shelf.VERBS  # they registered themselves; naming them here is what loads them

@@ -90,7 +90,7 @@ def estimate_text(found: Estimate) -> str:
     return f"{room}, {memory}, {time}"
 
 
-def job_fields(job: Job, progress: Progress | None) -> dict[str, Any]:
+def job_fields(job: Job, progress: Progress | None, *, is_paused: bool = False) -> dict[str, Any]:
     """Return one entry of ``luna.weights.jobs/1``."""
     return {
         "id": job.id,
@@ -98,6 +98,7 @@ def job_fields(job: Job, progress: Progress | None) -> dict[str, Any]:
         "precision": job.precision,
         "destination": job.destination,
         "state": job.state.value,
+        "paused": is_paused,
         "queued_at": job.queued_at,
         "started_at": job.started_at,
         "ended_at": job.ended_at,
@@ -108,10 +109,11 @@ def job_fields(job: Job, progress: Progress | None) -> dict[str, Any]:
     }
 
 
-def job_text(job: Job, progress: Progress | None) -> str:
+def job_text(job: Job, progress: Progress | None, *, is_paused: bool = False) -> str:
     """Return one job as a line for people."""
     share = ""
     if progress and progress.total_bytes and progress.done_bytes is not None and not job.state.is_over:
         share = f" {100 * progress.done_bytes // progress.total_bytes} %"
     reason = f"  {job.error['code']}: {printable(job.error['message'])}" if job.error else ""
-    return f"{job.id}  {job.state.value}{share:<6} {printable(job.name)}{reason}"
+    state = f"{job.state.value}, paused" if is_paused else job.state.value
+    return f"{job.id}  {state}{share:<6} {printable(job.name)}{reason}"
