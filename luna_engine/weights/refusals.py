@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from luna_engine.weights.inspection import Inspection
+    from luna_engine.weights.summary import Summary
 
 _NO_PART = {
     Kind.VAE: "a VAE",
@@ -61,6 +62,17 @@ def refuse_unsuitable(found: Inspection, target: Precision, *, allow_finer: bool
             "convert to bf16",
         )
     _refuse_finer(found, target, allow_finer=allow_finer)
+
+
+def impossible(found: Summary, target: Precision) -> str | None:
+    """Say why a source cannot become ``target``, as far as its summary tells; the plan may still find more."""
+    if found.form in _NO_WAY_BACK:
+        return f"{found.form.value} weights cannot be turned back"
+    if (target.container == "gguf" or target.is_fp8) and found.family not in ARCHITECTURES:
+        return f"{found.family or 'an unknown family'}: bf16 and fp16 only"
+    if source_bits(found.precision) < target.bits:
+        return f"finer than its own {found.precision}"
+    return None
 
 
 def _refuse_kind(found: Inspection) -> None:

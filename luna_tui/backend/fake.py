@@ -9,6 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from luna_tui.backend import scenes
+from luna_tui.backend.fake_weights import FakeWeights
 from luna_tui.views import (
     DaemonDraft,
     DaemonsView,
@@ -186,7 +187,7 @@ class FakeBackend:
 
     Args:
         scene: one of `SCENES`.
-        weights, wildcards: ports to use for screens 3 and 4.
+        weights, wildcards: ports to use for screens 3 and 4; without, screen 3 shows a recorded shelf.
         logs: a folder that gets the recorded logs; none are shown without it.
     """
 
@@ -199,15 +200,16 @@ class FakeBackend:
         self.gpus: Any = FakeGpus(base, self.calls)
         self.events: Any = FakeEvents(base)
         self.links: Any = FakeLinks(base)
+        self.weights: Any = FakeWeights(base, self.calls) if weights is None else weights
         if logs is not None:
             self._add_logs(scenes.write_logs(logs))
+        self.wildcards = wildcards
         if scene == "error":
+            self.weights = _Failing(self.weights, scenes.FOLDER_AWAY) if weights is None else weights
             self.daemons = _Failing(self.daemons, scenes.SETTINGS_BROKEN)
             self.gpus = _Failing(self.gpus, scenes.GPU_BROKEN)
             self.links = _Failing(self.links, scenes.ROOT_GONE)
             self.events = _Failing(self.events, scenes.EVENTS_BROKEN)
-        self.weights = weights
-        self.wildcards = wildcards
 
     def _add_logs(self, logs: dict[str, str]) -> None:
         for name, path in logs.items():

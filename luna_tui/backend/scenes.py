@@ -59,6 +59,7 @@ SETTINGS_BROKEN = SettingsError(
 )  # fmt: skip
 GPU_BROKEN = LunaError("nvml-gpu-lost", "the card fell off the bus", "reboot needed")
 ROOT_GONE = InputFileError("root-missing", "/models/loras does not exist", "create it, or correct LUNA_MODELS")
+FOLDER_AWAY = LunaError("folder-unreadable", "/models cannot be read: stale file handle", "check that it is mounted")
 EVENTS_BROKEN = LunaError("events-unreadable", "the event file cannot be read: permission denied", "check its mode")
 
 

@@ -7,13 +7,20 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from luna_engine.weights import trash
 from luna_engine.weights.catalog import Catalog, Listing
+from luna_engine.weights.disks import disks
 from luna_engine.weights.naming import extra_roots, missing_roots, source_roots, variant_folders
+from luna_engine.weights.pruning import apply_prune, plan_prune, require_pinnable
+from luna_engine.weights.settling import settle
+from luna_tui.backend.weights_views import DiskView
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from luna_engine.settings import Settings
+    from luna_engine.weights.assembly import SourceRow
+    from luna_engine.weights.pruning import PrunePlan, PruneRules
 
 _SCAN_EVERY_S = 3.0
 _PATIENCE_S = 0.5  # a scan of known files is done by then, so that the first picture is whole
@@ -71,6 +78,56 @@ class Shelf:
             if not self._stop.is_set():
                 self._last = self.catalog.listing()
             return self._last
+
+    def disks(self, found: Listing) -> tuple[DiskView, ...]:
+        """Return the disks of a listing; after `close` none."""
+        with self._lock:
+            if self._stop.is_set():
+                return ()
+            return tuple(
+                DiskView(str(disk.path), disk.total_bytes, disk.free_bytes, disk.variants, disk.variants_bytes,
+                         disk.trash_bytes)
+                for disk in disks(found, self.catalog.homes, self.catalog.memory)
+            )  # fmt: skip
+
+    def settle(self, row: SourceRow | None) -> None:
+        """Look at a source's content where that decides, and at the folders again."""
+        if row is not None:
+            settle(self.catalog, [row])
+        self.expire()
+
+    def prune_plan(self, rules: PruneRules) -> PrunePlan:
+        """Say what could go."""
+        return plan_prune(self.catalog.listing(), rules, self.catalog.homes)
+
+    def prune(self, plan: PrunePlan) -> PrunePlan:
+        """Move files into the trash."""
+        done = apply_prune(plan, self.catalog.memory)
+        trash.empty_old(self.catalog.homes, self.catalog.memory)
+        self.expire()
+        return done
+
+    def undo(self) -> list[trash.Moved]:
+        """Bring back what was pruned last."""
+        memory = self.catalog.memory
+        found = trash.find_batches(None, self.catalog.homes, memory)
+        self.expire()
+        return [one for batch in found for one in trash.undo(batch, memory)]
+
+    def empty_trash(self) -> int:
+        """Delete what is in the trash; return the bytes it freed."""
+        memory = self.catalog.memory
+        return sum(trash.empty(batch, memory) for batch in trash.batches(self.catalog.homes, memory))
+
+    def turn_pin(self, path: Path) -> bool:
+        """Pin a file, or unpin it; tell whether it is pinned now."""
+        memory = self.catalog.memory
+        if str(path) in memory.pins():
+            memory.unpin(path)
+            return False
+        require_pinnable(path, memory)
+        memory.pin(path)
+        return True
 
     def problems(self) -> tuple[str, ...]:
         """Return what is wrong with the configured folders."""

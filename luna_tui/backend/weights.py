@@ -10,9 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from luna_engine.errors import LunaError
 from luna_engine.paths import checkout_root
@@ -21,126 +20,23 @@ from luna_engine.weights.estimate import Estimator
 from luna_engine.weights.inspection import inspect
 from luna_engine.weights.naming import destination_of, source_roots
 from luna_engine.weights.plans import ConversionOptions, plan
-from luna_engine.weights.queue import JobQueue
+from luna_engine.weights.pruning import PrunePlan, PruneRules
+from luna_engine.weights.queue import JobQueue, in_order
 from luna_tui.backend.shelf import Shelf
+from luna_tui.backend.weights_rows import job_view, source_view, variant_view
+from luna_tui.backend.weights_views import PlanView, PruneRow, WeightsView
 from luna_tui.views import Failure, Outcome
+from luna_tui.wording import size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from luna_engine.settings import Settings
-    from luna_engine.weights.catalog import SourceRow
     from luna_engine.weights.inspection import Inspection
     from luna_engine.weights.jobs import Job
-    from luna_engine.weights.progress import Progress
+    from luna_tui.backend.weights_views import JobView
 
 _JOBS_SHOWN = 50
-
-
-@dataclass(frozen=True, slots=True)
-class VariantView:
-    """A converted file of a source. ``state`` is current, stale or outdated."""
-
-    path: str
-    precision: str
-    bytes: int
-    state: str
-
-
-@dataclass(frozen=True, slots=True)
-class SourceView:
-    """A source; ``problem`` says why its header cannot be read or why it cannot be converted."""
-
-    path: str
-    name: str
-    family: str | None
-    what: str
-    precision: str
-    bytes: int
-    variants: tuple[VariantView, ...] = ()
-    problem: Failure | None = None
-
-    @property
-    def is_convertible(self) -> bool:
-        """Tell whether it has a diffusion part that can be read."""
-        return self.problem is None
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A conversion job. Unknown numbers are None."""
-
-    id: str
-    name: str
-    state: str
-    phase: str | None = None
-    tensor: str | None = None
-    index: int | None = None
-    count: int | None = None
-    fraction: float | None = None
-    bytes_per_s: float | None = None
-    eta_s: float | None = None
-    rss_bytes: int | None = None
-    destination: str = ""
-    is_over: bool = False
-    error: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsView:
-    """Sources and jobs at one moment; jobs newest first. ``notices`` are folders that were asked for and are gone."""
-
-    at: float
-    roots: tuple[str, ...] = ()
-    sources: tuple[SourceView, ...] = ()
-    jobs: tuple[JobView, ...] = ()
-    notices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PlanView:
-    """What one conversion would write, or the ``problem`` that forbids it."""
-
-    source: str
-    precision: str
-    destination: str = ""
-    output_bytes: int | None = None
-    free_after_bytes: int | None = None
-    quantised: int = 0
-    kept: int = 0
-    reshaped: int = 0
-    is_at_target: bool = False
-    problem: Failure | None = None
-    peak_ram_bytes: int | None = None
-    duration_s: float | None = None
-
-
-class Weights(Protocol):
-    """The port of screen 3."""
-
-    def snapshot(self) -> WeightsView:
-        """Return sources and jobs. May block."""
-
-    def inspect(self, path: str) -> Inspection:
-        """Read one header."""
-
-    def plan(self, paths: Sequence[str], precisions: Sequence[str]) -> tuple[PlanView, ...]:
-        """Say what converting would write."""
-
-    def convert(self, paths: Sequence[str], precisions: Sequence[str]) -> Outcome:
-        """Queue conversions and start the first."""
-
-    def verify(self, path: str) -> Outcome:
-        """Check the converted files of a source."""
-
-    def cancel(self, job_id: str) -> Outcome:
-        """Stop a job."""
-
-    def retry(self, job_id: str) -> Outcome:
-        """Queue an ended job again."""
-
-    def add(self, path: str) -> Outcome:
-        """Show a file or folder beside the configured ones until Luna ends."""
 
 
 def _failure(error: LunaError) -> Failure:
@@ -162,6 +58,7 @@ class LocalWeights:
         self._shelf = Shelf(settings)
         self._lock = threading.Lock()
         self._found = Listing()
+        self._plan = PrunePlan()
         self._active: frozenset[str] = frozenset()
 
     def snapshot(self) -> WeightsView:
@@ -175,15 +72,27 @@ class LocalWeights:
             if self._active - active:
                 self._shelf.expire()  # a job that has ended may have left a new file
             self._active = active
-            self._found = self._shelf.listing()
-            newest = jobs[: -_JOBS_SHOWN - 1 : -1]
+            self._found = found = self._shelf.listing()
             return WeightsView(
                 time.time(),
-                tuple(str(root) for root in self._found.roots),
-                tuple(_source(row) for row in self._found.sources),
-                tuple(_job(job, self._queue.progress(job.id)) for job in newest),
+                tuple(str(root) for root in found.roots),
+                tuple(source_view(row) for row in found.sources),
+                self._job_views(jobs),
                 self._notices(),
+                tuple(variant_view(variant) for variant in found.strays),
+                self._shelf.disks(found),
+                found.unread,
             )
+
+    def _job_views(self, jobs: tuple[Job, ...]) -> tuple[JobView, ...]:
+        waiting = in_order(jobs)
+        running = [job for job in jobs if not job.state.is_over and job.state.value != "queued"]
+        ended = [job for job in reversed(jobs) if job.state.is_over]
+        places = {job.id: number for number, job in enumerate(waiting, 1)}
+        return tuple(
+            job_view(job, self._queue.progress(job.id), places.get(job.id), is_paused=self._queue.is_paused(job.id))
+            for job in (*running, *waiting, *ended)[:_JOBS_SHOWN]
+        )
 
     def close(self) -> None:
         """Let go of the folders and the database."""
@@ -246,14 +155,15 @@ class LocalWeights:
         return Outcome.done(f"{queued} conversion{'s' if queued > 1 else ''} queued")
 
     def verify(self, path: str) -> Outcome:
-        """Check the converted files of a source in a worker process."""
+        """Check a converted file, or all of a source, and whether they still belong to it."""
         row = next((row for row in self._found.sources if str(row.path) == path), None)
-        files = [str(variant.path) for variant in row.variants] if row is not None else []
+        files = [path] if row is None else [str(variant.path) for variant in row.variants]
         if not files:
             return Outcome(ok=False, message=f"{Path(path).name} has no converted files", code="component-missing")
         command = [sys.executable, "-m", "luna_engine.weights.verification", *files]
         done = subprocess.run(command, capture_output=True, check=False, cwd=checkout_root())
         entries = [json.loads(line) for line in done.stdout.splitlines()]
+        self._shelf.settle(row)
         errors = [entry["error"] for entry in entries if "error" in entry]
         if errors:
             first = errors[0]
@@ -261,6 +171,77 @@ class LocalWeights:
         if len(entries) < len(files):
             return Outcome(ok=False, message="the verifying process ended without a word", code="worker-failed")
         return Outcome.done(f"{len(files)} of {len(files)} converted files are whole")
+
+    def prune_plan(self, paths: Sequence[str], rules: Sequence[str], unused_days: int) -> tuple[PruneRow, ...]:
+        """Say what pruning would take: these files, else by the rules ``stale``, ``orphans`` and ``unused``."""
+        wanted = PruneRules(
+            tuple(Path(path) for path in paths),
+            stale="stale" in rules,
+            orphans="orphans" in rules,
+            unused_days=unused_days if "unused" in rules else None,
+        )
+        self._plan = self._shelf.prune_plan(wanted)
+        return tuple(
+            PruneRow(str(item.path), item.size_bytes, item.reason, item.refused, item.used_at)
+            for item in self._plan.items
+        )
+
+    def prune(self, paths: Sequence[str]) -> Outcome:
+        """Move converted files into the trash: those of the plan that was shown last."""
+        if self._readonly:
+            return _READ_ONLY
+        wanted = {Path(path) for path in paths}
+        plan = self._plan.without(item.path for item in self._plan.items if item.path not in wanted)
+        done = self._shelf.prune(plan)
+        gone = sum(item.refused is None for item in done.items)
+        told = f"{gone} of {len(plan.items)} files are in the trash, {size(done.total_bytes)}; u brings them back"
+        kept = next((item for item in done.items if item.refused is not None), None)
+        if kept is not None:
+            return Outcome(ok=False, message=f"{told}; {kept.path.name} stays: {kept.refused}", code="prune-partly")
+        return Outcome.done(told)
+
+    def undo(self) -> Outcome:
+        """Bring back what was pruned last."""
+        if self._readonly:
+            return _READ_ONLY
+        moved = self._shelf.undo()
+        failed = [one for one in moved if one.error is not None]
+        back = len(moved) - len(failed)
+        if failed and failed[0].error is not None:
+            error = failed[0].error
+            return Outcome(ok=False, message=f"{error.message} ({back} are back)", code=error.code, hint=error.hint)
+        return Outcome.done(f"{back} files are back")
+
+    def empty_trash(self) -> Outcome:
+        """Delete what waits in the trash."""
+        if self._readonly:
+            return _READ_ONLY
+        return Outcome.done(f"{size(self._shelf.empty_trash())} were deleted for good")
+
+    def pin(self, path: str) -> Outcome:
+        """Let a converted file stay whatever is pruned, or no longer."""
+        if self._readonly:
+            return _READ_ONLY
+        is_pinned = self._shelf.turn_pin(Path(path))
+        return Outcome.done(f"{Path(path).name} {'stays whatever is pruned' if is_pinned else 'may be pruned'}")
+
+    def pause(self, job_id: str) -> Outcome:
+        """Hold a job, or let it go on."""
+        if self._readonly:
+            return _READ_ONLY
+        is_paused = not self._queue.is_paused(job_id)
+        job = self._queue.pause(job_id, is_paused=is_paused)
+        if not is_paused:
+            self._queue.run_next()
+        return Outcome.done(f"{job.name} {'is held' if is_paused else 'goes on'}")
+
+    def move(self, job_id: str, step: int) -> Outcome:
+        """Start a waiting job so many places later (negative: earlier)."""
+        if self._readonly:
+            return _READ_ONLY
+        order = [job.id for job in in_order(self._queue.jobs())]
+        place = order.index(job_id) + 1 if job_id in order else 1
+        return Outcome.done(f"it is number {self._queue.move(job_id, place + step)} now")
 
     def cancel(self, job_id: str) -> Outcome:
         """Stop a job."""
@@ -287,51 +268,3 @@ class LocalWeights:
 
 
 _READ_ONLY = Outcome(ok=False, message="Luna is read-only", code="read-only")
-
-
-def _source(row: SourceRow) -> SourceView:
-    found = row.inspection
-    variants = tuple(
-        VariantView(str(variant.path), variant.precision, variant.size_bytes, variant.state) for variant in row.variants
-    )
-    problem = None
-    if row.error is not None:
-        problem = Failure(row.error["code"], row.error["message"], row.error["hint"])
-    elif found is not None and not found.is_convertible:
-        problem = Failure("component-missing", f"{found.name}: no diffusion part", "name a checkpoint")
-    return SourceView(
-        str(row.path),
-        row.path.name,
-        found.family if found else None,
-        found.name if found else "unreadable" if row.is_read else "reading …",
-        found.precision if found else "",
-        row.size_bytes,
-        variants,
-        problem,
-    )
-
-
-def _job(job: Job, progress: Progress | None) -> JobView:
-    error = None if job.error is None else Failure(job.error["code"], job.error["message"], job.error["hint"])
-    if progress is None:
-        return JobView(
-            job.id, job.name, job.state.value, destination=job.destination, is_over=job.state.is_over, error=error
-        )
-    done, total = progress.done_bytes, progress.total_bytes
-    fraction = done / total if done is not None and total else None
-    return JobView(
-        job.id,
-        job.name,
-        job.state.value,
-        progress.phase,
-        progress.tensor,
-        progress.index,
-        progress.count,
-        1.0 if job.state.value in {"done", "reused"} else fraction,
-        progress.bytes_per_s,
-        progress.eta_s,
-        progress.rss_bytes,
-        job.destination,
-        job.state.is_over,
-        error,
-    )

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from textual.binding import BindingType
 
     from luna_tui.app import LunaApp
-    from luna_tui.backend.weights import PlanView
+    from luna_tui.backend.weights_views import PlanView
 
 _FIRST = "gguf_Q8_0"
 

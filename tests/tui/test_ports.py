@@ -10,15 +10,19 @@ import pytest
 from luna_tui.backend import fake, protocol
 from luna_tui.backend.daemons import LocalDaemons
 from luna_tui.backend.events import EventLog
+from luna_tui.backend.fake_weights import FakeWeights
 from luna_tui.backend.gpus import LocalGpus
 from luna_tui.backend.links import LocalLinks
 from luna_tui.backend.local import LocalBackend
+from luna_tui.backend.weights import LocalWeights
+from luna_tui.backend.weights_views import Weights
 
 PORTS = [
     (protocol.Daemons, LocalDaemons, fake.FakeDaemons),
     (protocol.Gpus, LocalGpus, fake.FakeGpus),
     (protocol.Events, EventLog, fake.FakeEvents),
     (protocol.Links, LocalLinks, fake.FakeLinks),
+    (Weights, LocalWeights, FakeWeights),
     (protocol.Backend, LocalBackend, fake.FakeBackend),
 ]
 
