@@ -26,7 +26,7 @@ from luna_tui.backend.shelf import Shelf
 from luna_tui.backend.weights_rows import job_view, source_view, variant_view
 from luna_tui.backend.weights_views import PlanView, PruneRow, WeightsView
 from luna_tui.views import Failure, Outcome
-from luna_tui.wording import size
+from luna_tui.wording import count, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -194,7 +194,7 @@ class LocalWeights:
         plan = self._plan.without(item.path for item in self._plan.items if item.path not in wanted)
         done = self._shelf.prune(plan)
         gone = sum(item.refused is None for item in done.items)
-        told = f"{gone} of {len(plan.items)} files are in the trash, {size(done.total_bytes)}; u brings them back"
+        told = f"{count(gone, 'file')} moved to the trash, {size(done.total_bytes)}: u brings back what was pruned last"
         kept = next((item for item in done.items if item.refused is not None), None)
         if kept is not None:
             return Outcome(ok=False, message=f"{told}; {kept.path.name} stays: {kept.refused}", code="prune-partly")
@@ -209,8 +209,13 @@ class LocalWeights:
         back = len(moved) - len(failed)
         if failed and failed[0].error is not None:
             error = failed[0].error
-            return Outcome(ok=False, message=f"{error.message} ({back} are back)", code=error.code, hint=error.hint)
-        return Outcome.done(f"{back} files are back")
+            return Outcome(
+                ok=False,
+                message=f"{error.message} ({count(back, 'file')} brought back)",
+                code=error.code,
+                hint=error.hint,
+            )
+        return Outcome.done(f"{count(back, 'file')} brought back")
 
     def empty_trash(self) -> Outcome:
         """Delete what waits in the trash."""
