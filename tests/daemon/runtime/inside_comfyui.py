@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import importlib
 import itertools
 import os
 import queue
@@ -122,13 +123,15 @@ def test_a_role_that_the_file_is_not_for_is_refused(store: ModelStore, model_roo
 
 
 @pytest.mark.usefixtures("own_thread_again")
-def test_a_request_is_answered_in_the_middle_of_a_load(backend: ModelBackend, model_root: Path, tmp_path: Path) -> None:
-    """The loader stands still while it builds until the device's thread, this one, has encoded a prompt.
+def test_a_request_is_answered_in_the_middle_of_a_load(
+    backend: ModelBackend, model_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader stands still inside ComfyUI's own building until the device's thread, this one, has encoded a prompt.
 
-    The file was hashed by the first load, so that the second's checks are those of the backend.
+    A load that were built on the device's thread would wait there for this thread, and the wait below would end.
     """
     calls: queue.Queue[tuple[Callable[[], Any], concurrent.futures.Future[Any]]] = queue.Queue()
-    is_reading, may_go_on = threading.Event(), threading.Event()
+    is_building, may_go_on = threading.Event(), threading.Event()
 
     def on_device(work: Callable[[], Any]) -> Any:
         if threading.current_thread() is threading.main_thread():
@@ -137,18 +140,23 @@ def test_a_request_is_answered_in_the_middle_of_a_load(backend: ModelBackend, mo
         calls.put((work, asked))
         return asked.result(DEADLINE_S)
 
-    def check() -> None:
-        is_reading.set()
+    comfy_sd = importlib.import_module("comfy.sd")
+    build = comfy_sd.load_text_encoder_state_dicts
+
+    def build_at_leisure(*args: Any, **kwargs: Any) -> Any:
+        is_building.set()
         assert may_go_on.wait(DEADLINE_S)
+        return build(*args, **kwargs)
 
     held = ModelStore(backend, ModelFiles({"root": tmp_path}), UploadStore(), Residency(CPU, CPU))
     model = load(held, "sd15", "l", model_root / "clip/l.safetensors")
     store = ModelStore(backend, ModelFiles({"root": tmp_path}), UploadStore(), Residency(CPU, CPU), on_device=on_device)
     wanted = [WantedPart(role, model_root / "checkpoints/parts.safetensors", "root/parts") for role in ("l", "vae")]
     Comfy(Path(os.environ["COMFYUI_PATH"]), CPU, on_device)
+    monkeypatch.setattr(comfy_sd, "load_text_encoder_state_dicts", build_at_leisure)
     with concurrent.futures.ThreadPoolExecutor(1) as loader:
-        loading = loader.submit(store.load, "sd15", wanted, "fp32", check)
-        assert is_reading.wait(DEADLINE_S)
+        loading = loader.submit(store.load, "sd15", wanted, "fp32", lambda: None)
+        assert is_building.wait(DEADLINE_S)
         (found,) = model.encode([EncodeItem(model.tokenize("a cat"))], lambda: None)
         assert not loading.done()
         may_go_on.set()

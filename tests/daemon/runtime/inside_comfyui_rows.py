@@ -167,8 +167,10 @@ def test_short_rows_run_by_themselves(encoders: TextEncoders) -> None:
     items = [EncodeItem(encoders.tokenize(text)) for text in ("a cat", "a dog", "a bat")]
     has_short = any(len(row.ids) < SHORT for given in items[0].encoders.values() for row in given.rows)
     with counted(encoders) as seen:
-        encode(encoders, items)
+        found = encode(encoders, items)
     assert max(seen) == (1 if has_short else 3)
+    for item, one in zip(items, found, strict=True):
+        require_equal(one, encode(encoders, [item])[0])
 
 
 def test_exact_prompts_are_run_as_comfyui_would(encoders: TextEncoders) -> None:
