@@ -27,6 +27,7 @@ NONE = "None"
 _EMPTY = frozenset({NONE, "none", "", None})
 _VAES, _ENCODERS = "vae", "text_encoders"
 _CLIP, _VAE = 1, 2
+_ALIASES = ["proxy", "load clip", "load vae", "diffusion model daemon"]
 
 
 class LunaDaemonVAELoader:
@@ -37,7 +38,7 @@ class LunaDaemonVAELoader:
         "Gives a VAE that runs in Luna's daemon, for any node that takes a VAE: the one of a file, or the one the "
         "daemon serves for a family. No weights are loaded here; a file that the daemon cannot see is sent to it once."
     )
-    SEARCH_ALIASES = ["proxy", "load clip", "load vae", "diffusion model daemon"]
+    SEARCH_ALIASES = _ALIASES
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("VAE",)
@@ -81,7 +82,7 @@ class LunaDaemonCLIPLoader:
         "Gives a CLIP that runs in Luna's daemon, for any node that takes a CLIP. The family comes from what the files "
         "hold. No weights are loaded here; a file that the daemon cannot see is sent to it once."
     )
-    SEARCH_ALIASES = ["proxy", "load clip", "load vae", "diffusion model daemon"]
+    SEARCH_ALIASES = _ALIASES
     CATEGORY = CATEGORY
     FUNCTION = "load"
     RETURN_TYPES = ("CLIP",)
@@ -140,7 +141,7 @@ class LunaUNetTunnel:
         "Put it behind a loader of a diffusion model alone: it adds the CLIP and the VAE that Luna's daemon serves for "
         "that family. A CLIP or VAE that is wired wins. MODEL passes through."
     )
-    SEARCH_ALIASES = ["proxy", "load clip", "load vae", "diffusion model daemon"]
+    SEARCH_ALIASES = _ALIASES
     CATEGORY = CATEGORY
     FUNCTION = "tunnel"
     RETURN_TYPES = ("MODEL", "CLIP", "VAE", "STRING")

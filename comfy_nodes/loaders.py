@@ -35,7 +35,7 @@ class LunaDynamicModelLoader:
         "process of its own, and found again by what it was made from; CLIP and VAE come from the checkpoint, and only "
         "what is linked is read. GGUF files need no other node pack."
     )
-    SEARCH_ALIASES = ["gguf loader", "quantize", "fp8 loader", "checkpoint loader"]
+    SEARCH_ALIASES = ["fp8", "quantize", "optimized", "precision"]
     CATEGORY = "Luna/Models"
     FUNCTION = "load"
     RETURN_TYPES = ("MODEL", "CLIP", "VAE", "STRING")

@@ -23,6 +23,7 @@ class _SharedVAE:
     """What the four nodes have in common."""
 
     CATEGORY = CATEGORY
+    SEARCH_ALIASES = ["shared vae", "remote vae", "encode latent", "decode latent"]
 
     @classmethod
     def IS_CHANGED(cls, family: str = "auto", **_: Any) -> str:
@@ -38,7 +39,6 @@ class LunaSharedVAEEncode(_SharedVAE):
         "Encodes images to latents with the VAE that the daemon shares between ComfyUI instances. "
         "Equals VAEEncode with the same file and precision."
     )
-    SEARCH_ALIASES = ["shared vae", "remote vae", "encode latent", "decode latent"]
     FUNCTION = "encode"
     RETURN_TYPES = ("LATENT",)
     RETURN_NAMES = ("samples",)
@@ -63,7 +63,6 @@ class LunaSharedVAEDecode(_SharedVAE):
         "Decodes latents to images with the VAE that the daemon shares between ComfyUI instances. "
         "Equals VAEDecode with the same file and precision."
     )
-    SEARCH_ALIASES = ["shared vae", "remote vae", "encode latent", "decode latent"]
     FUNCTION = "decode"
     RETURN_TYPES = ("IMAGE",)
     RETURN_NAMES = ("image",)

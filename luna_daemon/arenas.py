@@ -117,6 +117,8 @@ class ArenaPool:
         except BaseException:
             with self._lock:
                 self._made -= 1
+            if arena is not None:
+                arena.close()
             raise
         made = ArenaLease(arena, secrets.randbelow(INTEGER_MAX))
         with self._lock:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _HANDLE = struct.Struct("<qq48x")
 """The maker's pid and its descriptor."""
-FAULTS = ("allocate", "bug", "open", "write", "writes nowhere")
+FAULTS = ("allocate", "bug", "open", "synchronize", "write", "writes nowhere")
 """What goes wrong on demand: a refusal, something that nobody thought of, a copy that never arrives."""
 
 
@@ -135,6 +135,8 @@ class PagesMemory:
         return PagesBuffer(memoryview(bytearray(data)))
 
     def synchronize(self) -> None:
+        if self.fault == "synchronize":
+            raise DaemonError("transport-failed", "what was under way on the card has failed")
         self.synchronized += 1
 
     def offer(self) -> CudaOffer:

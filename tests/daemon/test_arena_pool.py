@@ -13,7 +13,7 @@ from luna_daemon.messages import TensorOffer
 from luna_daemon.platform import sharing
 from luna_daemon.transport import OVER_TCP
 from luna_engine.errors import DaemonError
-from tests.contract.pages_memory import PagesMemory
+from tests.contract.pages_memory import DeadArenaError, PagesMemory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,21 @@ def test_a_failed_allocation_counts_for_nothing() -> None:
             pool.lease(4096)
     memory.fault = None
     assert pool.lease(4096).arena.size_bytes == MIB
+
+
+def test_an_arena_whose_last_work_failed_is_freed_and_another_one_made() -> None:
+    memory = PagesMemory(CARD)
+    pool = ArenaPool(Limits(arena_bytes=MIB, arenas=1), lambda: memory)
+    first = pool.lease(4096)
+    pool.give_back(first)
+    memory.fault = "synchronize"
+    with pytest.raises(DaemonError, match="has failed"):
+        pool.lease(4096)
+    with pytest.raises(DeadArenaError, match="after it was closed"):
+        first.arena.region(0, 1)
+    second = pool.lease(4096)  # a new one: nothing is under way in it
+    assert second.arena is not first.arena
+    second.arena.close()
 
 
 @pytest.mark.parametrize(
