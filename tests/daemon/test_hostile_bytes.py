@@ -101,7 +101,8 @@ def test_random_first_bytes_do_no_harm(wire: WireDaemon) -> None:
         attack(300),
         attack(600),
     )  # the first connections also bring threads' stacks and the allocator's pools
-    assert after[0] - before[0] < 8 * MIB
+    # Untrimmed pools came out 4 MiB apart either way here, 9 beside a full suite; a kept read buffer each would be 37.
+    assert after[0] - before[0] < 16 * MIB
     assert after[1] - before[1] < 10
 
 

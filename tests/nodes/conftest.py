@@ -60,6 +60,14 @@ def daemon(nodes_environment: dict[str, str], demo_models: Path) -> Iterator[Dae
     handle.stop()
 
 
+@pytest.fixture
+def only_the_demo_set(daemon: DaemonHandle) -> Iterator[None]:
+    """Unload the other families afterwards: tests of the session count on one set, and the machine has other guests."""
+    yield
+    for family in ("flux", "sd3", "sdxl", "z-image"):
+        daemon.forget(family)
+
+
 @pytest.fixture(scope="session")
 def start_comfy(
     tmp_path_factory: pytest.TempPathFactory,

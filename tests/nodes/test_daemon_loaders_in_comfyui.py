@@ -17,24 +17,15 @@ from tests.nodes.workflows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.nodes.processes import ComfyServer, DaemonHandle
+    from tests.nodes.processes import ComfyServer
 
-pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(1500), pytest.mark.usefixtures("only_the_demo_set")]
 
 AE, SD15_VAE = "demo-ae.safetensors", "demo-sd15_vae.safetensors"
 CLIP_L, CLIP_G = "demo-clip_l.safetensors", "demo-clip_g.safetensors"
 PIXELS = 1e-4
-
-
-@pytest.fixture(autouse=True)
-def only_the_demo_set(daemon: DaemonHandle) -> Iterator[None]:
-    """Other tests of the session count on it."""
-    yield
-    for family in ("flux", "sd3", "sdxl", "z-image"):
-        daemon.forget(family)
 
 
 @pytest.fixture(autouse=True)

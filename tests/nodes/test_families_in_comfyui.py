@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.nodes.processes import ComfyServer
 
-pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.comfyui, pytest.mark.timeout(1500), pytest.mark.usefixtures("only_the_demo_set")]
 
 LIMIT = 1e-4
 """Of values up to about 10."""
